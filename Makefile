@@ -1,0 +1,31 @@
+# Everything a contributor runs.  Each target makes its own environment in .venv first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test matrix bench clean
+.DEFAULT_GOAL := test
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@
+
+demo: $(VENV)/.installed  ## see it work: the stock application of conftest_examples/inventory with two workers
+	$(BIN)/python -m pytest conftest_examples/inventory -n 2 -p no:randomly -p no:django
+
+test: $(VENV)/.installed  ## lint, types, import contract and all tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -n 2
+
+matrix: $(VENV)/.installed  ## the same tests on every storage rung, -n 0/2/8, root and ordinary user
+	$(BIN)/python -m tests.matrix
+
+bench: $(VENV)/.installed  ## the figures of the README
+	$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf $(VENV) build dist

@@ -1,0 +1,263 @@
+"""The settings: one table that drives pytest's options and ini, the environment, the header and the documents.
+
+Each setting ``x`` is spelled ``--lakebranch-x``, ``LAKEBRANCH_X`` and ``lakebranch_x``; the command line wins over the
+environment, the environment over ini, ini over the default.  Set but empty is an error.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from pytest_lakebranch.errors import ConfigError
+from pytest_lakebranch.state import default_home
+
+Kind = Literal["text", "list", "flag"]
+Rung = Literal["snapshot", "overlay", "reflink", "copy"]
+RUNGS: tuple[Rung, ...] = get_args(Rung)
+PROVIDERS = ("local",)
+MAINTENANCE_DATABASES = ("postgres", "template0", "template1")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One setting: its name without prefix, its kind, what it is for, and what it is when nobody sets it."""
+
+    name: str
+    kind: Kind
+    help: str
+    default: Any
+    metavar: str | None = None
+    choices: tuple[str, ...] = ()
+
+    @property
+    def flag(self) -> str:
+        """The command line spelling."""
+        return f"--lakebranch-{self.name.replace('_', '-')}"
+
+    @property
+    def ini(self) -> str:
+        """The ini spelling."""
+        return f"lakebranch_{self.name}"
+
+    @property
+    def env(self) -> str:
+        """The environment spelling."""
+        return f"LAKEBRANCH_{self.name.upper()}"
+
+
+TABLE: tuple[Row, ...] = (
+    Row("provider", "text", "where branches live", "local", choices=PROVIDERS),
+    Row(
+        "base",
+        "list",
+        "the steps that make the base, in order: sql:PATH, dump:PATH, python:PKG.MOD:CALLABLE; "
+        "any may end in ' inputs=GLOB,…' to name files whose change rebuilds it",
+        (),
+        "STEP",
+    ),
+    Row("database", "text", "the database that tests connect to", "app", "NAME"),
+    Row("user", "text", "the role that tests connect as; not a superuser when given", "postgres", "ROLE"),
+    Row("settings", "list", "PostgreSQL settings of every branch", (), "NAME=VALUE"),
+    Row("locale", "text", "locale of the cluster; icu:LOCALE for ICU", "C.UTF-8", "LOCALE"),
+    Row(
+        "env",
+        "list",
+        "environment variables that get the application's URL before it is imported; NAME, or NAME=TEMPLATE "
+        "with {url}, {host}, {port}, {user} and {database}",
+        (),
+        "NAME",
+    ),
+    Row("autouse", "flag", "take a lease for every test", False),
+    Row("postgres", "text", "auto, embedded, or the directory of PostgreSQL's programs", "auto", "WHICH"),
+    Row("storage", "text", "storage rung; auto takes the first that works", "auto", choices=("auto", *RUNGS)),
+    Row("rebuild", "flag", "run all steps again, whatever the cache holds", False),
+    Row("home", "text", "state directory", "the user cache directory", "DIR"),
+)
+BY_NAME = {row.name: row for row in TABLE}
+
+SERVER_SETTINGS_OF_OURS = {
+    "data_directory": "each branch has its own",
+    "unix_socket_directories": "each branch has its own",
+    "listen_addresses": "branches listen on unix sockets only",
+    "port": "the application's URL must stay constant",
+    "hba_file": "the socket directory is closed to other users",
+    "ident_file": "the socket directory is closed to other users",
+    "config_file": "settings are given on the command line",
+    "external_pid_file": "the host watches the server itself",
+    "restart_after_crash": "a crashed branch is replaced, not recovered",
+    "archive_mode": "branches are thrown away",
+    "logging_collector": "the server's log goes to the branch's directory",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All settings of a run, resolved. ``sources`` tells for each that is not a default where it came from."""
+
+    provider: str
+    base: tuple[str, ...]
+    database: str
+    user: str
+    settings: tuple[str, ...]
+    locale: str
+    env: tuple[str, ...]
+    autouse: bool
+    postgres: str
+    storage: str
+    rebuild: bool
+    home: str
+    root: str
+    sources: Mapping[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """As a JSON object; :meth:`from_json` reads it back."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, stored: dict[str, Any]) -> Settings:
+        """From :meth:`to_json`."""
+        lists = {row.name: tuple(stored[row.name]) for row in TABLE if row.kind == "list"}
+        return cls(**{**stored, **lists})
+
+    @property
+    def server_settings(self) -> dict[str, str]:
+        """``settings`` as a mapping of PostgreSQL's names to values."""
+        return {name.strip(): value for name, _, value in (text.partition("=") for text in self.settings)}
+
+    def variables(self, values: Mapping[str, str]) -> dict[str, str]:
+        """The environment variables of ``env``, filled with ``values``."""
+        pairs = (entry.partition("=") for entry in self.env)
+        return {name.strip(): (template or "{url}").format(**values) for name, _, template in pairs}
+
+
+def resolve(
+    *, options: Mapping[str, Any], environ: Mapping[str, str], ini: Mapping[str, Any], root: Path
+) -> Settings:
+    """Settings from the three places, each a mapping that lacks what was not given; raises ConfigError."""
+    values: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+    for row in TABLE:
+        source, raw = _first_given(row, options=options, environ=environ, ini=ini)
+        values[row.name] = row.default if source is None else _parse(row, raw, source)
+        if source is not None:
+            sources[row.name] = source
+    values["home"] = str(_home(values["home"], root) if "home" in sources else default_home())
+    settings = Settings(**values, root=str(root), sources=sources)
+    _check(settings)
+    return settings
+
+
+def _first_given(
+    row: Row, *, options: Mapping[str, Any], environ: Mapping[str, str], ini: Mapping[str, Any]
+) -> tuple[str | None, Any]:
+    if row.name in options:
+        return row.flag, options[row.name]
+    if row.env in environ:
+        return row.env, environ[row.env]
+    if row.name in ini:
+        return f"{row.ini} in ini", ini[row.name]
+    return None, None
+
+
+def _parse(row: Row, raw: Any, source: str) -> Any:
+    if row.kind == "flag":
+        return _parse_flag(raw, source)
+    if row.kind == "list":
+        return _parse_list(raw, source)
+    text = str(raw).strip()
+    if not text:
+        raise ConfigError(f"{source} is set but empty. Give it a value or remove it ({row.help}).")
+    if row.choices and text not in row.choices:
+        raise ConfigError(f"{source}: {text!r} is not one of {', '.join(row.choices)}.")
+    return text
+
+
+def _parse_flag(raw: Any, source: str) -> bool:
+    if isinstance(raw, bool):
+        return raw
+    words = {
+        "1": True,
+        "true": True,
+        "yes": True,
+        "on": True,
+        "0": False,
+        "false": False,
+        "no": False,
+        "off": False,
+    }
+    try:
+        return words[str(raw).strip().lower()]
+    except KeyError:
+        raise ConfigError(f"{source}: {raw!r} is neither true nor false.") from None
+
+
+def _parse_list(raw: Any, source: str) -> tuple[str, ...]:
+    try:
+        items = shlex.split(raw) if isinstance(raw, str) else [str(item).strip() for item in raw]
+    except ValueError as error:
+        raise ConfigError(f"{source}: {raw!r} cannot be split into words: {error}.") from None
+    if not items or not all(items):
+        raise ConfigError(f"{source} is set but has an empty entry. Give it a value or remove it.")
+    return tuple(items)
+
+
+def _home(text: str, root: Path) -> Path:
+    return root / Path(text).expanduser()
+
+
+def _check(settings: Settings) -> None:
+    for row in (BY_NAME["database"], BY_NAME["user"]):
+        _check_identifier(row, getattr(settings, row.name))
+    if settings.database in MAINTENANCE_DATABASES:
+        raise ConfigError(
+            f"lakebranch_database: {settings.database!r} is a maintenance database of the cluster. "
+            "Choose another name, such as 'app'."
+        )
+    for entry in settings.settings:
+        _check_server_setting(entry)
+    _check_env(settings)
+
+
+def _check_identifier(row: Row, name: str) -> None:
+    if "\0" in name or len(name.encode()) > 63:
+        raise ConfigError(f"{row.ini}: {name!r} is longer than the 63 bytes PostgreSQL allows for a name.")
+
+
+def _check_server_setting(entry: str) -> None:
+    name, equals, _ = entry.partition("=")
+    if not equals or not re.fullmatch(r"\s*[A-Za-z_][\w.]*\s*", name):
+        raise ConfigError(f"lakebranch_settings: {entry!r} is not of the form name=value.")
+    reason = SERVER_SETTINGS_OF_OURS.get(name.strip().lower())
+    if reason:
+        raise ConfigError(f"lakebranch_settings: {name.strip()} cannot be set: {reason}.")
+
+
+def _check_env(settings: Settings) -> None:
+    for entry in settings.env:
+        name = entry.partition("=")[0].strip()
+        if not re.fullmatch(r"[A-Za-z_]\w*", name):
+            raise ConfigError(f"lakebranch_env: {entry!r} is neither NAME nor NAME=TEMPLATE.")
+    try:
+        settings.variables(dict.fromkeys(("url", "host", "port", "user", "database"), ""))
+    except (KeyError, IndexError, ValueError, AttributeError) as error:
+        raise ConfigError(
+            f"lakebranch_env: a template has an unknown placeholder ({error}). "
+            "Known are {url}, {host}, {port}, {user} and {database}."
+        ) from None
+
+
+def not_default(settings: Settings) -> Sequence[str]:
+    """``name=value (from source)`` for each setting that somebody set, for the header."""
+    return [
+        f"{name}={_shown(getattr(settings, name))} (from {source})"
+        for name, source in settings.sources.items()
+    ]
+
+
+def _shown(value: Any) -> str:
+    return ", ".join(value) if isinstance(value, tuple) else str(value)

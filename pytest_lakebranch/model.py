@@ -1,0 +1,100 @@
+"""The facts that travel between rooms: immutable, without behaviour beyond derived values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Isolation = Literal["test", "rollback", "worker", "run"]
+ISOLATIONS: tuple[Isolation, ...] = ("test", "rollback", "worker", "run")
+
+Ending = Literal["clean", "rewind", "replace", "keep"]
+"""How a lease ended: nothing was written; undone in place; thrown away; left for a human."""
+
+Parent = Literal["base", "worker", "run"]
+"""What a test's branch is forked from."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where and as whom to connect. ``host`` is the directory of a unix socket."""
+
+    host: str
+    port: int
+    user: str
+    dbname: str
+
+
+@dataclass(frozen=True, slots=True)
+class ForkPoint:
+    """An immutable state that branches are forked from: a layer, or the frozen present of a running branch.
+
+    ``key`` names it among all fork points of the machine; ``location`` is the provider's own affair.
+    """
+
+    key: str
+    location: str
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderFacts:
+    """What a report says about a provider: PostgreSQL's version and origin, and the storage rung with its reason."""
+
+    provider: str
+    postgres: str
+    origin: str
+    storage: str
+    storage_reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """A lease as the host gives it out. ``waited`` is in seconds."""
+
+    lease: str
+    branch: str
+    parent: str | None
+    endpoint: Endpoint
+    waited: float
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseEnd:
+    """How a lease ended. ``held`` is in seconds; ``connections`` counts those the test left open."""
+
+    ending: Ending
+    reason: str
+    connections: int
+    held: float
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """One finished or running lease, as the report sees it. ``test`` is a node id, or what else asked for it."""
+
+    branch: str
+    test: str
+    worker: str
+    purpose: str
+    parent: str
+    waited: float
+    end: LeaseEnd | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """How the run came by a base: ``steps`` that were run, none when it was cached, and the seconds it took."""
+
+    key: str
+    steps: tuple[str, ...]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What the host says of a whole run when it ends."""
+
+    facts: ProviderFacts
+    leases: tuple[Lease, ...]
+    bases: tuple[Built, ...]
+    left_behind: tuple[str, ...] = ()

@@ -1,0 +1,65 @@
+"""Conninfo strings, URLs and connections; the only place that opens psycopg connections."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from pytest_lakebranch.model import Endpoint
+
+if TYPE_CHECKING:
+    import psycopg
+
+PINNED_WHEN_SET = {"PGHOSTADDR": "hostaddr", "PGOPTIONS": "options"}
+"""Variables that libpq would add to a URL which does not name them (PostgreSQL documentation, 34.15)."""
+
+
+def conninfo(endpoint: Endpoint) -> str:
+    """A libpq connection string that no ``PG*`` variable and no service file can lead elsewhere.
+
+    An empty value counts as given: libpq fills in only what is absent (conninfo_add_defaults, fe-connect.c).
+    """
+    pinned = {
+        "host": endpoint.host,
+        "hostaddr": "",
+        "port": endpoint.port,
+        "user": endpoint.user,
+        "dbname": endpoint.dbname,
+        "options": "",
+    }
+    return " ".join(f"{name}={_quoted(str(value))}" for name, value in pinned.items())
+
+
+def _quoted(value: str) -> str:
+    if value and all(char.isalnum() or char in "/_.-" for char in value):
+        return value
+    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def url(endpoint: Endpoint, environ: dict[str, str] | None = None) -> str:
+    """A ``postgresql://`` URL that libpq, asyncpg, SQLAlchemy and JDBC-like parsers take.
+
+    ``hostaddr`` and ``options`` are named only where a stray PGHOSTADDR or PGOPTIONS would set them: asyncpg does
+    not know the first, and SQLAlchemy's asyncpg dialect neither.
+    """
+    environ = dict(os.environ) if environ is None else environ
+    pinned = "".join(f"&{key}=" for name, key in PINNED_WHEN_SET.items() if name in environ)
+    return (
+        f"postgresql://{quote(endpoint.user, safe='')}@/{quote(endpoint.dbname, safe='')}"
+        f"?host={quote(endpoint.host, safe='/')}&port={endpoint.port}{pinned}"
+    )
+
+
+def connect(endpoint: Endpoint, **kwargs: Any) -> psycopg.Connection[Any]:
+    """A psycopg connection; keyword arguments are psycopg's and win over the endpoint's."""
+    import psycopg
+
+    return psycopg.connect(conninfo(endpoint), **kwargs)
+
+
+async def aconnect(endpoint: Endpoint, **kwargs: Any) -> psycopg.AsyncConnection[Any]:
+    """An asynchronous psycopg connection; otherwise as :func:`connect`."""
+    import psycopg
+
+    return await psycopg.AsyncConnection.connect(conninfo(endpoint), **kwargs)

@@ -1,0 +1,96 @@
+"""Who a process is, beyond its number: pids are reused, and mean nothing in another container."""
+
+from __future__ import annotations
+
+import functools
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+LINUX = sys.platform == "linux"
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """One process of one boot of one machine, seen from one pid namespace."""
+
+    pid: int
+    started: str
+    boot: str
+    namespace: str
+
+    @classmethod
+    def of(cls, pid: int) -> Identity:
+        """The identity of the process that has ``pid`` now."""
+        return cls(pid, _start_time(pid), boot_id(), _pid_namespace())
+
+    @property
+    def is_visible(self) -> bool:
+        """Whether this process could tell if that one lives (same boot and pid namespace)."""
+        return self.boot == boot_id() and self.namespace == _pid_namespace()
+
+    @property
+    def is_gone(self) -> bool:
+        """True only where it is certain: another boot, or the pid is free or belongs to a later process.
+
+        A process of another pid namespace on the same boot is never called gone: it cannot be seen.
+        """
+        if self.boot != boot_id():
+            return True
+        return self.is_visible and _start_time(self.pid) != self.started
+
+
+@functools.cache
+def boot_id() -> str:
+    """A string that changes when the machine restarts."""
+    if LINUX:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return _output("sysctl", "-n", "kern.boottime")
+
+
+@functools.cache
+def _pid_namespace() -> str:
+    return str(Path("/proc/self/ns/pid").readlink()) if LINUX else ""
+
+
+def _start_time(pid: int) -> str:
+    """When the process started, in the system's own words; empty when there is none or it is a zombie."""
+    if not LINUX:
+        return _output("ps", "-o", "lstart=", "-p", str(pid))
+    fields = stat_fields(pid)
+    return "" if not fields or fields[0] in "ZX" else fields[19]
+
+
+def stat_fields(pid: int) -> list[str]:
+    """/proc/PID/stat from the state letter on (proc(5)); empty when there is no such process."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+
+
+def children(pid: int) -> set[int]:
+    """The living child processes of ``pid`` (Linux: those of all its threads)."""
+    if not LINUX:
+        return {int(word) for word in _output("pgrep", "-P", str(pid)).split()}
+    try:
+        lists = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/children")]
+    except (FileNotFoundError, ProcessLookupError):
+        return set()
+    pids = (int(word) for word in " ".join(lists).split())
+    return {child for child in pids if (fields := stat_fields(child)) and fields[0] not in "ZX"}
+
+
+def _output(*command: str) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.stdout.strip()
+
+
+def environment_without_pg() -> dict[str, str]:
+    """This process's environment without any ``PG*`` variable.
+
+    libpq reads some twenty of them (PGHOSTADDR, PGSERVICE, PGOPTIONS, …); none may lead a program of ours elsewhere.
+    """
+    return {name: value for name, value in os.environ.items() if not name.startswith("PG")}

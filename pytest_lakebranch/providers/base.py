@@ -1,0 +1,96 @@
+"""What the engine knows of a provider: two small protocols and nothing else."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+from pytest_lakebranch.model import Endpoint, ForkPoint, ProviderFacts
+
+
+class Compute(Protocol):
+    """A branch whose server runs. All methods may be called from any thread, one at a time for each compute."""
+
+    @property
+    def name(self) -> str:
+        """The branch's name."""
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """Where tests connect, as the role they connect as."""
+
+    @property
+    def admin(self) -> Endpoint:
+        """The same place and database, as a superuser."""
+
+    def mark(self) -> None:
+        """Remember the present state as the one that a lease begins in."""
+
+    def end_connections(self) -> int:
+        """End every client connection but our own and wait until it is gone; return how many had to be ended.
+
+        A connection that its client has closed already, and whose server process is about to exit, does not count.
+        """
+
+    def change(self) -> str | None:
+        """Why the branch is not in the marked state any more; None when that is certain to be the case.
+
+        Needs that no client is connected. A server that died is a reason, not an exception.
+        """
+
+    def fork_point(self) -> ForkPoint:
+        """The present state, frozen, consistent also while clients write; the same one until something is written.
+
+        Raises BranchError when the server is gone or the state cannot be copied.
+        """
+
+    def discard(self, *, disposable: bool = False) -> None:
+        """Stop the server and give the storage back. Idempotent.
+
+        The storage of a ``disposable`` branch is never used again: its test may have done anything to it.
+        """
+
+
+class Provider(Protocol):
+    """Where branches live. All methods may be called from any thread."""
+
+    @property
+    def facts(self) -> ProviderFacts:
+        """What reports say about this provider."""
+
+    @property
+    def root_key(self) -> str:
+        """The key of the state before any step: everything but the steps that decides what a base contains."""
+
+    def cached(self, key: str) -> ForkPoint | None:
+        """The sealed state with this key, held against clean-up until :meth:`close`; None when there is none.
+
+        A damaged one is removed and counts as none.
+        """
+
+    def building(self, key: str) -> AbstractContextManager[None]:
+        """Exclude every other process of the machine from building ``key``; waits as long as it takes."""
+
+    def build(self, name: str, at: ForkPoint | None) -> Compute:
+        """A running branch for steps to work on, forked from ``at``, or empty; its role is a superuser meanwhile."""
+
+    def check_quiet(self, compute: Compute) -> None:
+        """Raise BaseError if a step left connections, prepared transactions or anything else that cannot be sealed."""
+
+    def seal(self, compute: Compute, key: str) -> ForkPoint:
+        """Turn what :meth:`build` gave into the immutable state ``key``, replacing an older one; ends ``compute``.
+
+        Half-made is not made: after any failure nothing is cached. Raises BaseError.
+        """
+
+    def start(self, name: str, at: ForkPoint) -> Compute:
+        """A running branch forked from ``at``, in O(its storage rung), ready for connections.
+
+        Raises BranchError or MachineError; then nothing is left of it.
+        """
+
+    def forget(self, at: ForkPoint) -> None:
+        """Give back the storage of a frozen present that nobody will fork from again; a layer stays."""
+
+    def close(self) -> None:
+        """Stop and delete everything this object created, but sealed states. Idempotent."""

@@ -1,0 +1,125 @@
+"""The state directory and the socket directory: their layout, rights and limits.
+
+    HOME/FORMAT             the layout's version; a newer one is refused
+    HOME/layers/KEY/        a sealed layer
+    HOME/runs/RUN/          one run: alive.lock, host.log, ledger.jsonl, branches/, building/
+    SOCKETS/RUN/            the sockets of one run; short, because a socket's path must stay under 104 bytes
+
+All directories are made by us with mode 0700; one that belongs to somebody else is refused, never changed.
+HOME itself may be an existing directory of any mode: nothing but FORMAT lies in it openly.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from pytest_lakebranch.errors import MachineError
+
+FORMAT = 1
+SOCKET_PATH_LIMIT = 103
+"""Bytes of a socket's path that every supported system takes (sun_path: 104 on macOS, 108 on Linux, with the NUL)."""
+SOCKET_NAME = ".s.PGSQL.5432"
+PORT = 5432
+"""Every compute uses this port number in a directory of its own, so that a URL differs by its directory only."""
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """The state directory of this machine's user."""
+
+    home: Path
+
+    @property
+    def layers(self) -> Path:
+        """The cache of sealed layers."""
+        return self.home / "layers"
+
+    @property
+    def runs(self) -> Path:
+        """One directory for each run that lives, or died without cleaning up."""
+        return self.home / "runs"
+
+    def ensure(self) -> State:
+        """Make the directories.
+
+        Raises MachineError when that is impossible or the directory was made by a newer version.
+        """
+        try:
+            self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for directory in (self.layers, self.runs):
+                make_private(directory)
+            self._check_format()
+        except OSError as error:
+            raise MachineError(
+                f"the state directory {self.home} cannot be used: {error.strerror} ({error.filename}). "
+                "Set LAKEBRANCH_HOME (or lakebranch_home) to a directory you may write to."
+            ) from error
+        return self
+
+    def _check_format(self) -> None:
+        mark = self.home / "FORMAT"
+        if not mark.exists():
+            mark.write_text(f"{FORMAT}\n")
+        found = mark.read_text().strip()
+        if found != str(FORMAT):
+            raise MachineError(
+                f"the state directory {self.home} has format {found!r}, this version knows {FORMAT}. "
+                "Upgrade pytest-lakebranch, or set LAKEBRANCH_HOME to another directory."
+            )
+
+
+def default_home(environ: dict[str, str] | None = None) -> Path:
+    """The platform's user cache directory for us; without a home directory, one in the temporary directory."""
+    import platformdirs
+
+    environ = dict(os.environ) if environ is None else environ
+    if environ.get("HOME") or environ.get("XDG_CACHE_HOME"):
+        return Path(platformdirs.user_cache_dir("pytest-lakebranch"))
+    return Path(tempfile.gettempdir()) / f"pytest-lakebranch-{os.geteuid()}"
+
+
+def make_private(directory: Path) -> Path:
+    """Make ``directory`` (and its parents) with mode 0700, or accept it if it is ours and closed to others.
+
+    Raises MachineError when it exists and belongs to another user or is a link somebody planted.
+    """
+    if directory.is_dir() and not directory.is_symlink():
+        _check_ours(directory)
+        return directory
+    directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    directory.mkdir(mode=0o700, exist_ok=True)
+    _check_ours(directory)
+    return directory
+
+
+def _check_ours(directory: Path) -> None:
+    found = directory.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+        raise MachineError(
+            f"{directory} is not a directory of uid {os.geteuid()}: it will not be used. "
+            "Remove it, or point LAKEBRANCH_HOME (state) or TMPDIR (sockets) elsewhere."
+        )
+    if stat.S_IMODE(found.st_mode) & 0o077:
+        raise MachineError(
+            f"{directory} is open to other users (mode {stat.S_IMODE(found.st_mode):04o}): it will not be used. "
+            f"Run `chmod 700 {directory}` or choose another directory."
+        )
+
+
+def sockets_root() -> Path:
+    """The directory that holds the socket directories of all runs of this user, short enough for sockets in it."""
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    candidates = [Path(runtime) / "lakebranch"] if runtime and os.access(runtime, os.W_OK | os.X_OK) else []
+    name = f"lakebranch-{os.geteuid()}"
+    candidates += [Path(tempfile.gettempdir()) / name, Path("/tmp") / name]  # noqa: S108  (0700, owner checked)
+    for candidate in candidates:
+        if len(os.fsencode(candidate / "r0123456789ab" / "c12345" / SOCKET_NAME)) <= SOCKET_PATH_LIMIT:
+            return make_private(candidate)
+    raise MachineError(
+        f"no short directory for sockets: tried {', '.join(map(str, candidates))}; "
+        f"a socket's path must stay under {SOCKET_PATH_LIMIT + 1} bytes. Set TMPDIR to a shorter path."
+    )

@@ -1,0 +1,1 @@
+"""Steps: the ways to change a base."""
