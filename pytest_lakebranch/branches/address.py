@@ -1,0 +1,36 @@
+"""A constant place to connect to, whatever compute is behind it at the moment."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from pytest_lakebranch.model import Endpoint
+
+
+class Address:
+    """A symbolic link that leads to the socket directory of a compute.
+
+    The kernel follows it when a client connects, so a client needs no notice when it moves, and connections that
+    are open stay where they are.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def lead_to(self, endpoint: Endpoint) -> Endpoint:
+        """Lead to ``endpoint`` from now on, atomically; return the endpoint as seen through this address."""
+        move(self._path, Path(endpoint.host))
+        return replace(endpoint, host=str(self._path))
+
+    def remove(self) -> None:
+        """Lead nowhere: whoever connects from now on is refused by the kernel. Idempotent."""
+        self._path.unlink(missing_ok=True)
+
+
+def move(link: Path, target: Path) -> None:
+    """Make ``link`` a symbolic link to ``target`` without a moment in which it does not exist."""
+    fresh = link.with_name(link.name + "~")
+    fresh.unlink(missing_ok=True)
+    fresh.symlink_to(target)
+    fresh.replace(link)

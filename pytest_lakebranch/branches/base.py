@@ -1,0 +1,188 @@
+"""Bases: found in the cache, or built once however many workers and runs ask at the same time."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+
+from pytest_lakebranch.errors import BaseError, LakebranchError
+from pytest_lakebranch.model import Built, Endpoint, ForkPoint
+from pytest_lakebranch.providers.base import Compute, Provider
+
+CHECKPOINT_AFTER = 1.0
+"""Seconds from which the outcome of a step is worth a layer of its own, so that a later step can change cheaply."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The steps of a base, by what they do (fingerprints) and what the user calls them (labels)."""
+
+    fingerprints: tuple[str, ...]
+    labels: tuple[str, ...]
+
+    def keys(self, root_key: str) -> list[str]:
+        """The layer keys from the empty state to the finished base: each hashes its parent's key and its step."""
+        keys = [root_key]
+        for fingerprint in self.fingerprints:
+            keys.append(hashlib.sha256(f"{keys[-1]}\n{fingerprint}".encode()).hexdigest())
+        return keys
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """The right and duty to run the steps of a base from number ``next`` on, against ``endpoint``."""
+
+    id: str
+    next: int
+    endpoint: Endpoint
+
+
+@dataclass(slots=True)
+class _Build:
+    """A base on its way; ``worker`` holds its ticket."""
+
+    worker: str
+    plan: Plan
+    keys: list[str]
+    began: float = field(default_factory=time.monotonic)
+    first: int = 0
+    compute: Compute | None = None
+    locks: ExitStack = field(default_factory=ExitStack)
+
+
+class Bases:
+    """All bases of a run, by the key of their last layer."""
+
+    def __init__(self, provider: Provider, *, name: Callable[[], str], rebuild: bool) -> None:
+        self._provider = provider
+        self._name = name
+        self._rebuild = rebuild
+        self._changed = threading.Condition()
+        self._ready: dict[str, ForkPoint] = {}
+        self._building: dict[str, _Build] = {}
+        self._failed: dict[str, str] = {}
+        self.history: list[Built] = []
+
+    def key(self, plan: Plan) -> str:
+        """The name under which leases ask for this base."""
+        return plan.keys(self._provider.root_key)[-1]
+
+    def fork_point(self, key: str) -> ForkPoint:
+        """Where branches of a ready base start."""
+        return self._ready[key]
+
+    def request(self, worker: str, plan: Plan) -> Ticket | None:
+        """None when the base is ready; a ticket when the caller is to build it; waits while somebody else does.
+
+        Raises BaseError when it failed before in this run, MachineError when the machine cannot hold it.
+        """
+        keys = plan.keys(self._provider.root_key)
+        with self._changed:
+            self._changed.wait_for(lambda: keys[-1] not in self._building)
+            if keys[-1] in self._ready:
+                return None
+            if keys[-1] in self._failed:
+                raise BaseError(self._failed[keys[-1]])
+            build = self._building[keys[-1]] = _Build(worker, plan, keys)
+        try:
+            return self._open(build)
+        except BaseException as error:
+            self._abandon(build, error)
+            raise
+
+    def _open(self, build: _Build) -> Ticket | None:
+        key = build.keys[-1]
+        build.locks.enter_context(self._provider.building(key))
+        ready = None if self._rebuild else self._provider.cached(key)
+        if ready is None:
+            build.first, start = self._longest_prefix(build.keys)
+            if build.first < len(build.plan.fingerprints):
+                build.compute = self._provider.build(self._name(), start)
+                return Ticket(key, build.first, build.compute.endpoint)
+            ready = start
+        self._settle(build, ready, steps=())
+        return None
+
+    def _longest_prefix(self, keys: list[str]) -> tuple[int, ForkPoint]:
+        """How many steps are cached, and where they led; the empty state is made here when even that is missing."""
+        for count in range(len(keys) - 2, 0, -1):
+            if not self._rebuild and (found := self._provider.cached(keys[count])):
+                return count, found
+        return 0, self._empty(keys[0], held=len(keys) == 1)
+
+    def _empty(self, key: str, *, held: bool) -> ForkPoint:
+        with ExitStack() as locks:
+            if not held:  # for a base without steps the caller has this lock already
+                locks.enter_context(self._provider.building(key))
+            found = self._provider.cached(key)
+            return found or self._provider.seal(self._provider.build(self._name(), None), key)
+
+    def stepped(self, ticket: str, done: int, seconds: float) -> Endpoint:
+        """Note that the first ``done`` steps are applied; return where the next one works.
+
+        Raises BaseError when the step left something that cannot be sealed.
+        """
+        build = self._building[ticket]
+        compute = build.compute
+        assert compute is not None, "a ticket is given out with a compute"
+        self._provider.check_quiet(compute)
+        if seconds >= CHECKPOINT_AFTER and done < len(build.plan.fingerprints):
+            with self._provider.building(build.keys[done]):
+                layer = self._provider.seal(compute, build.keys[done])
+            compute = build.compute = self._provider.build(self._name(), layer)
+        return compute.endpoint
+
+    def finish(self, ticket: str) -> None:
+        """Seal the base of ``ticket`` and let everybody who waits have it. Raises BaseError."""
+        build = self._building[ticket]
+        assert build.compute is not None, "a ticket is given out with a compute"
+        try:
+            ready = self._provider.seal(build.compute, ticket)
+        except LakebranchError as error:
+            self._abandon(build, error)
+            raise
+        self._settle(build, ready, steps=build.plan.labels[build.first :])
+
+    def fail(self, ticket: str, message: str) -> None:
+        """Give up the base of ``ticket``: nothing is cached, and nobody tries again in this run."""
+        self._abandon(self._building[ticket], BaseError(message))
+
+    def void(self, worker: str) -> None:
+        """Take back the tickets of a worker that died; whoever asks next gets them."""
+        for build in [build for build in self._building.values() if build.worker == worker]:
+            self._abandon(build, None)
+
+    def close(self) -> None:
+        """Give up whatever is being built."""
+        for build in list(self._building.values()):
+            self._abandon(build, BaseError("the run is ending."))
+
+    def _settle(self, build: _Build, ready: ForkPoint, *, steps: tuple[str, ...]) -> None:
+        build.locks.close()
+        with self._changed:
+            self._ready[build.keys[-1]] = ready
+            self._building.pop(build.keys[-1], None)
+            self.history.append(Built(build.keys[-1], steps, time.monotonic() - build.began))
+            self._changed.notify_all()
+
+    def _abandon(self, build: _Build, error: BaseException | None) -> None:
+        key = build.keys[-1]
+        try:
+            if build.compute is not None:
+                build.compute.discard(disposable=True)
+        finally:
+            build.locks.close()
+            with self._changed:
+                self._building.pop(key, None)
+                if isinstance(error, LakebranchError):
+                    self._failed[key] = _told_before(build.worker, error)
+                self._changed.notify_all()
+
+
+def _told_before(worker: str, error: LakebranchError) -> str:
+    first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return f"there is no base: {first_line} (the whole message is with the first test that asked, on {worker})"

@@ -1,0 +1,157 @@
+"""The engine: everything a run shares, as one object that works the same inside a test and inside the host."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+from pytest_lakebranch.branches.address import Address
+from pytest_lakebranch.branches.base import Bases
+from pytest_lakebranch.branches.lease import Loan, Request
+from pytest_lakebranch.branches.pool import Pool
+from pytest_lakebranch.errors import BranchError
+from pytest_lakebranch.ledger import Ledger
+from pytest_lakebranch.model import ForkPoint, Grant, Lease, LeaseEnd, Summary
+from pytest_lakebranch.providers.base import Provider
+
+
+class Engine:
+    """Bases, pools and leases of one run over one provider.
+
+    ``addresses`` is a short directory for the leases' addresses; ``workers`` is how many processes will ask.
+    All methods may be called from any thread.
+    """
+
+    def __init__(
+        self, provider: Provider, ledger: Ledger, *, addresses: Path, workers: int = 1, rebuild: bool = False
+    ) -> None:
+        self._provider = provider
+        self._ledger = ledger
+        self._addresses = addresses
+        self._spares = workers + 1
+        self._numbers = itertools.count(1)
+        self.bases = Bases(provider, name=self._name, rebuild=rebuild)
+        self._background = ThreadPoolExecutor(max(2, min(os.cpu_count() or 2, 8)), "lakebranch-start")
+        self._lock = threading.Lock()
+        self._pools: dict[str, Pool] = {}
+        self._loans: dict[str, Loan] = {}
+        self._of_run: dict[str, Loan] = {}
+        self._opening: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+        self._ended: list[Lease] = []
+
+    def lease(self, request: Request) -> Grant:
+        """A branch on loan, as asked for. The branch of the run is made once and given to everybody who asks.
+
+        Raises BranchError or MachineError when no branch can be had.
+        """
+        if request.purpose != "run":
+            return self._lend(request).grant
+        with self._opening[request.base]:
+            if request.base not in self._of_run:
+                self._of_run[request.base] = self._lend(request)
+        return self._of_run[request.base].grant
+
+    def _lend(self, request: Request) -> Loan:
+        began = time.monotonic()
+        pool, parent = self._where_from(request)
+        compute = pool.take()
+        waited = time.monotonic() - began
+        record = Lease(compute.name, request.test, request.worker, request.purpose, parent, waited)
+        lease = f"l{next(self._numbers)}"
+        loan = Loan(lease, request, pool, compute, Address(self._addresses / lease), record)
+        with self._lock:
+            self._loans[lease] = loan
+        self._ledger.enter("lease", lease=lease, branch=compute.name, test=request.test, worker=request.worker)
+        return loan
+
+    def _where_from(self, request: Request) -> tuple[Pool, str]:
+        if request.parent is None:
+            return self._base_pool(request.base), "base"
+        parent = self._loan(request.parent)
+        pool = parent.present(lambda at: self._pool(at, spares=1 if request.present else 0))
+        return pool, parent.record.branch
+
+    def _base_pool(self, key: str) -> Pool:
+        with self._lock:
+            if key not in self._pools:
+                self._pools[key] = self._pool(self.bases.fork_point(key), spares=self._spares)
+            return self._pools[key]
+
+    def _pool(self, at: ForkPoint, *, spares: int) -> Pool:
+        return Pool(self._provider, at, name=self._name, spares=spares, background=self._background)
+
+    def release(self, lease: str) -> LeaseEnd:
+        """End a lease. Raises BranchError when there is none of this name."""
+        with self._lock:
+            loan = self._loans.pop(lease, None)
+        if loan is None:
+            raise BranchError(f"there is no lease {lease!r}: it was never given out or has ended.")
+        return self._end(loan)
+
+    def _end(self, loan: Loan, *, lost: str | None = None) -> LeaseEnd:
+        end = loan.end(lost=lost)
+        self._ended.append(loan.record)
+        self._ledger.enter("release", lease=loan.id, branch=loan.record.branch, **asdict(end))
+        return end
+
+    def reset(self, lease: str) -> Grant:
+        """Put the branch of a lease back into the state the lease began with; its address stays."""
+        grant = self._loan(lease).reset()
+        self._ledger.enter("reset", lease=lease, branch=grant.branch)
+        return grant
+
+    def _loan(self, lease: str) -> Loan:
+        with self._lock:
+            if lease not in self._loans:
+                raise BranchError(f"there is no lease {lease!r}: it was never given out or has ended.")
+            return self._loans[lease]
+
+    def worker_gone(self, worker: str) -> None:
+        """End all that a worker held when it died or left; the branches of the run stay."""
+        self.bases.void(worker)
+        with self._lock:
+            held = [loan for loan in self._loans.values() if self._dies_with(worker, loan)]
+            for loan in held:
+                del self._loans[loan.id]
+        for loan in held:
+            self._end(loan, lost=f"{worker} ended without returning it")
+
+    @staticmethod
+    def _dies_with(worker: str, loan: Loan) -> bool:
+        return loan.request.worker == worker and loan.request.purpose != "run"
+
+    def summary(self) -> Summary:
+        """The run so far."""
+        with self._lock:
+            leases = (*self._ended, *(loan.record for loan in self._loans.values()))
+        return Summary(self._provider.facts, leases, tuple(self.bases.history))
+
+    def close(self) -> None:
+        """End all leases, stop all computes and delete all branches. Idempotent."""
+        self.bases.close()
+        with self._lock:
+            loans, self._loans = list(self._loans.values()), {}
+            pools, self._pools = list(self._pools.values()), {}
+        for loan in loans:
+            self._end(loan, lost="the run ended")
+        for pool in pools:
+            pool.retire()
+        self._background.shutdown(wait=True)
+        self._provider.close()
+
+
+@contextmanager
+def running(engine: Engine) -> Iterator[Engine]:
+    """The engine until the block ends, however it ends."""
+    try:
+        yield engine
+    finally:
+        engine.close()
