@@ -135,9 +135,7 @@ class Settings:
         return {name.strip(): (template or "{url}").format(**values) for name, _, template in pairs}
 
 
-def resolve(
-    *, options: Mapping[str, Any], environ: Mapping[str, str], ini: Mapping[str, Any], root: Path
-) -> Settings:
+def resolve(*, options: Mapping[str, Any], environ: Mapping[str, str], ini: Mapping[str, Any], root: Path) -> Settings:
     """Settings from the three places, each a mapping that lacks what was not given; raises ConfigError."""
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
@@ -253,10 +251,7 @@ def _check_env(settings: Settings) -> None:
 
 def not_default(settings: Settings) -> Sequence[str]:
     """``name=value (from source)`` for each setting that somebody set, for the header."""
-    return [
-        f"{name}={_shown(getattr(settings, name))} (from {source})"
-        for name, source in settings.sources.items()
-    ]
+    return [f"{name}={_shown(getattr(settings, name))} (from {source})" for name, source in settings.sources.items()]
 
 
 def _shown(value: Any) -> str:

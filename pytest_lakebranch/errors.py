@@ -39,6 +39,5 @@ class HostError(LakebranchError):
 
 
 BY_NAME: dict[str, type[LakebranchError]] = {
-    kind.__name__: kind
-    for kind in (LakebranchError, ConfigError, MachineError, BaseError, BranchError, HostError)
+    kind.__name__: kind for kind in (LakebranchError, ConfigError, MachineError, BaseError, BranchError, HostError)
 }

@@ -126,9 +126,7 @@ class Bases:
 
         Raises BaseError when the step left something that cannot be sealed.
         """
-        build = self._building[ticket]
-        compute = build.compute
-        assert compute is not None, "a ticket is given out with a compute"
+        build, compute = self._held(ticket)
         self._provider.check_quiet(compute)
         if seconds >= CHECKPOINT_AFTER and done < len(build.plan.fingerprints):
             with self._provider.building(build.keys[done]):
@@ -138,10 +136,9 @@ class Bases:
 
     def finish(self, ticket: str) -> None:
         """Seal the base of ``ticket`` and let everybody who waits have it. Raises BaseError."""
-        build = self._building[ticket]
-        assert build.compute is not None, "a ticket is given out with a compute"
+        build, compute = self._held(ticket)
         try:
-            ready = self._provider.seal(build.compute, ticket)
+            ready = self._provider.seal(compute, ticket)
         except LakebranchError as error:
             self._abandon(build, error)
             raise
@@ -149,7 +146,13 @@ class Bases:
 
     def fail(self, ticket: str, message: str) -> None:
         """Give up the base of ``ticket``: nothing is cached, and nobody tries again in this run."""
-        self._abandon(self._building[ticket], BaseError(message))
+        self._abandon(self._held(ticket)[0], BaseError(message))
+
+    def _held(self, ticket: str) -> tuple[_Build, Compute]:
+        build = self._building.get(ticket)
+        if build is None or build.compute is None:
+            raise BaseError(f"the ticket for base {ticket[:12]} is void: its holder was taken for dead.")
+        return build, build.compute
 
     def void(self, worker: str) -> None:
         """Take back the tickets of a worker that died; whoever asks next gets them."""

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import itertools
-import os
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
 from pytest_lakebranch.branches.address import Address
+from pytest_lakebranch.branches.background import Background
 from pytest_lakebranch.branches.base import Bases
 from pytest_lakebranch.branches.lease import Loan, Request
 from pytest_lakebranch.branches.pool import Pool
@@ -39,13 +38,16 @@ class Engine:
         self._spares = workers + 1
         self._numbers = itertools.count(1)
         self.bases = Bases(provider, name=self._name, rebuild=rebuild)
-        self._background = ThreadPoolExecutor(max(2, min(os.cpu_count() or 2, 8)), "lakebranch-start")
+        self._background = Background()
         self._lock = threading.Lock()
         self._pools: dict[str, Pool] = {}
         self._loans: dict[str, Loan] = {}
         self._of_run: dict[str, Loan] = {}
         self._opening: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         self._ended: list[Lease] = []
+
+    def _name(self) -> str:
+        return f"b{next(self._numbers)}"
 
     def lease(self, request: Request) -> Grant:
         """A branch on loan, as asked for. The branch of the run is made once and given to everybody who asks.
@@ -132,7 +134,7 @@ class Engine:
         """The run so far."""
         with self._lock:
             leases = (*self._ended, *(loan.record for loan in self._loans.values()))
-        return Summary(self._provider.facts, leases, tuple(self.bases.history))
+        return Summary(self._provider.facts, leases, tuple(self.bases.history), tuple(self._background.troubles))
 
     def close(self) -> None:
         """End all leases, stop all computes and delete all branches. Idempotent."""
@@ -144,7 +146,7 @@ class Engine:
             self._end(loan, lost="the run ended")
         for pool in pools:
             pool.retire()
-        self._background.shutdown(wait=True)
+        self._background.close()
         self._provider.close()
 
 

@@ -82,13 +82,15 @@ class Loan:
             if self.children is not None:
                 self.children.retire()
             connections = self.compute.end_connections()
-            ending, reason = ("replace", lost) if lost else self._decide()
+            ending, reason = self._decide(lost)
             self._give_back(self.compute, clean=ending == "clean")
             end = LeaseEnd(ending, reason, connections, time.monotonic() - self.began)
             self.record = replace(self.record, end=end)
             return end
 
-    def _decide(self) -> tuple[Ending, str]:
+    def _decide(self, lost: str | None) -> tuple[Ending, str]:
+        if lost is not None:
+            return "replace", lost
         if self.request.disposable:
             return "replace", "destructive"
         change = self.compute.change()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Executor
 
+from pytest_lakebranch.branches.background import Background
 from pytest_lakebranch.errors import BranchError, LakebranchError
 from pytest_lakebranch.model import ForkPoint
 from pytest_lakebranch.providers.base import Compute, Provider
@@ -19,7 +19,7 @@ class Pool:
     """
 
     def __init__(
-        self, provider: Provider, at: ForkPoint, *, name: Callable[[], str], spares: int, background: Executor
+        self, provider: Provider, at: ForkPoint, *, name: Callable[[], str], spares: int, background: Background
     ) -> None:
         self.at = at
         self._provider = provider

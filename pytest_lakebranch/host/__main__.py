@@ -1,0 +1,5 @@
+"""``python -m pytest_lakebranch.host RUN_DIRECTORY``: started by the first worker that needs a branch."""
+
+from pytest_lakebranch.host.server import main
+
+main()

@@ -1,0 +1,169 @@
+"""A worker's line to the host, which is started by whoever calls first."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from pytest_lakebranch.branches.base import Plan, Ticket
+from pytest_lakebranch.branches.lease import Request
+from pytest_lakebranch.config import Settings
+from pytest_lakebranch.errors import HostError
+from pytest_lakebranch.host import wire
+from pytest_lakebranch.host.run_directory import RunDirectory
+from pytest_lakebranch.host.watch import wait_for_end
+from pytest_lakebranch.model import Endpoint, Grant, LeaseEnd, Summary
+from pytest_lakebranch.processes import Identity, environment_without_pg
+
+
+class HostClient:
+    """Calls to one run's host. May be used from several threads; calls are carried out one after another."""
+
+    def __init__(self, directory: RunDirectory, *, worker: str) -> None:
+        self._directory = directory
+        self._worker = worker
+        self._lock = threading.Lock()
+        self._connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            self._connection.connect(str(directory.socket))
+        except OSError:
+            self._connection.close()
+            raise
+        self._stream = self._connection.makefile("rwb")
+        self._owner = os.getpid()
+        self._call("hello", worker=worker, process=asdict(Identity.of(os.getpid())))
+
+    def base(self, plan: Plan) -> tuple[str, Ticket | None, Path]:
+        """The base's key, a ticket if this worker is to build it, and the directory of PostgreSQL's programs."""
+        answer = self._call("base", worker=self._worker, **asdict(plan))
+        stored = answer["ticket"]
+        ticket = Ticket(**{**stored, "endpoint": Endpoint(**stored["endpoint"])}) if stored else None
+        return answer["key"], ticket, Path(answer["programs"])
+
+    def stepped(self, ticket: str, done: int, seconds: float) -> Endpoint:
+        """Say that the first ``done`` steps are applied; learn where the next one works."""
+        return Endpoint(**self._call("stepped", ticket=ticket, done=done, seconds=seconds))
+
+    def built(self, ticket: str) -> None:
+        """Say that all steps are applied; returns when the base is sealed."""
+        self._call("built", ticket=ticket)
+
+    def failed(self, ticket: str, message: str) -> None:
+        """Say that a step failed."""
+        self._call("failed", ticket=ticket, message=message)
+
+    def lease(self, request: Request) -> Grant:
+        """A branch on loan."""
+        return wire.grant(self._call("lease", **asdict(request)))
+
+    def release(self, lease: str) -> LeaseEnd:
+        """End a lease."""
+        return LeaseEnd(**self._call("release", lease=lease))
+
+    def reset(self, lease: str) -> Grant:
+        """Put the branch of a lease back into the state it was leased in."""
+        return wire.grant(self._call("reset", lease=lease))
+
+    def finish(self) -> Summary:
+        """End the run; returns when its branches are gone and the host has ended."""
+        host = self._peer()
+        summary = wire.summary(self._call("finish"))
+        self.close()
+        if host is not None and not wait_for_end(host, timeout=30):
+            raise HostError(f"the host (pid {host.pid}) did not end within 30 s; its log is {self._directory.log}.")
+        return summary
+
+    def close(self) -> None:
+        """Hang up. Idempotent."""
+        self._stream.close()
+        self._connection.close()
+
+    def _peer(self) -> Identity | None:
+        if not hasattr(socket, "SO_PEERCRED"):
+            return None
+        credentials = self._connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+        return Identity.of(int.from_bytes(credentials[:4], sys.byteorder))
+
+    def _call(self, call: str, **arguments: Any) -> Any:
+        if os.getpid() != self._owner:
+            raise HostError(
+                "this process was forked from a pytest worker: branches are leased and released by the worker only."
+            )
+        with self._lock:
+            try:
+                wire.send(self._stream, {"call": call, "arguments": arguments})
+                answer = wire.receive(self._stream)
+            except (OSError, ValueError):
+                answer = None
+        if answer is None:
+            raise HostError(
+                f"the host of this run is gone (asked for {call!r}). All branches of the run are gone with it; "
+                f"start the run again. What it said last: {last_words(self._directory.log)}"
+            )
+        return wire.value(answer)
+
+
+def last_words(log: Path, lines: int = 3) -> str:
+    """The end of a log, for an error's text."""
+    try:
+        found = log.read_text(errors="replace").strip().splitlines()[-lines:]
+    except FileNotFoundError:
+        return "nothing (its log is gone)"
+    return " | ".join(found) or "nothing"
+
+
+def connect(directory: RunDirectory, *, worker: str) -> HostClient:
+    """A line to the host of a run that has one; raises OSError when it has none."""
+    return HostClient(directory, worker=worker)
+
+
+def connect_or_start(
+    directory: RunDirectory, *, worker: str, settings: Settings, controller: Identity, workers: int
+) -> HostClient:
+    """A line to the run's host, started here under a lock if nobody has before.
+
+    Raises the error that kept the host from starting, in its own class.
+    """
+    from filelock import FileLock
+
+    directory.ensure()
+    try:
+        return HostClient(directory, worker=worker)
+    except OSError:
+        pass
+    with FileLock(directory.path / "spawn.lock"):
+        try:
+            return HostClient(directory, worker=worker)
+        except OSError:
+            directory.write_order(settings, controller, workers)
+            _start(directory)
+            return HostClient(directory, worker=worker)
+
+
+def _start(directory: RunDirectory) -> None:
+    here = str(Path(__file__).parents[2])
+    environment = environment_without_pg()
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [here, environment.get("PYTHONPATH")]))
+    started = subprocess.run(
+        [sys.executable, "-P", "-m", "pytest_lakebranch.host", str(directory.path)],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        env=environment,
+        cwd="/",
+        start_new_session=True,
+        check=False,
+    )
+    if not started.stdout:
+        raise HostError(
+            f"the host could not be started (exit code {started.returncode}): "
+            f"{started.stderr.decode(errors='replace').strip() or last_words(directory.log)}"
+        )
+    import json
+
+    wire.value(json.loads(started.stdout))

@@ -1,0 +1,79 @@
+"""The files of one run: where host and workers find each other, and how others see whether the run lives."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pytest_lakebranch.config import Settings
+from pytest_lakebranch.processes import Identity
+from pytest_lakebranch.state import State, make_private, sockets_root
+
+
+@dataclass(frozen=True, slots=True)
+class RunDirectory:
+    """One run's directory in the state directory, and its short twin for sockets."""
+
+    path: Path
+    sockets: Path
+
+    @classmethod
+    def of(cls, state: State, run: str) -> RunDirectory:
+        """Where the run with this id keeps its files; nothing is made yet."""
+        return cls(state.runs / run, sockets_root() / f"r{run[:12]}")
+
+    @property
+    def socket(self) -> Path:
+        """The host's socket."""
+        return self.sockets / "host"
+
+    @property
+    def ledger(self) -> Path:
+        """The host's record."""
+        return self.path / "ledger.jsonl"
+
+    @property
+    def log(self) -> Path:
+        """What the host prints."""
+        return self.path / "host.log"
+
+    def ensure(self) -> RunDirectory:
+        """Make both directories, private."""
+        make_private(self.path)
+        make_private(self.sockets)
+        return self
+
+    def write_order(self, settings: Settings, controller: Identity, workers: int) -> None:
+        """Leave for the host what it needs to know."""
+        order = {"settings": settings.to_json(), "controller": asdict(controller), "workers": workers}
+        path = self.path / "run.json"
+        path.touch(mode=0o600)
+        path.write_text(json.dumps({**order, "sockets": str(self.sockets)}))
+
+    def read_order(self) -> dict[str, Any]:
+        """What :meth:`write_order` left."""
+        stored: dict[str, Any] = json.loads((self.path / "run.json").read_text())
+        return stored
+
+    def claim(self) -> int:
+        """Take the lock that shows that this run lives; it is held as long as the returned descriptor is open.
+
+        The kernel lets go of it when the host ends, however it ends. Raises BlockingIOError when another has it.
+        """
+        descriptor = os.open(self.path / "alive.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            raise
+        return descriptor
+
+    def remove(self) -> None:
+        """Delete both directories; what is gone already is fine."""
+        for directory in (self.sockets, self.path):
+            shutil.rmtree(directory, ignore_errors=not directory.exists())

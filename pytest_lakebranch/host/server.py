@@ -1,0 +1,182 @@
+"""The host process: serves workers until the controller is gone or says so, then leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import IO, Any
+
+from pytest_lakebranch.branches.engine import Engine, running
+from pytest_lakebranch.branches.reaper import reap, write_owner
+from pytest_lakebranch.config import Settings
+from pytest_lakebranch.errors import HostError, LakebranchError
+from pytest_lakebranch.host import wire
+from pytest_lakebranch.host.run_directory import RunDirectory
+from pytest_lakebranch.host.session import Session
+from pytest_lakebranch.host.watch import Watch
+from pytest_lakebranch.ledger import Ledger
+from pytest_lakebranch.postgres.binaries import find
+from pytest_lakebranch.processes import Identity
+from pytest_lakebranch.providers.local.provider import LocalProvider
+from pytest_lakebranch.state import State
+
+
+class Host:
+    """One run's host. ``serve`` returns when the run is over."""
+
+    def __init__(self, directory: RunDirectory, engine: Engine, *, programs: str, controller: Identity) -> None:
+        self._directory = directory
+        self._engine = engine
+        self._programs = programs
+        self._controller = controller
+        self._over = threading.Event()
+        self._watch = Watch(self._process_ended)
+        self._workers: dict[Identity, str] = {}
+        self._sockets = ExitStack()
+
+    def serve(self, ready: Callable[[], None]) -> None:
+        """Listen, call ``ready``, and serve until the run is over."""
+        listener = self._sockets.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+        listener.bind(str(self._directory.socket))
+        listener.listen(64)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, lambda *_: self._over.set())
+        threading.Thread(target=self._accept, args=(listener,), name="accept", daemon=True).start()
+        self._watch.add(self._controller)
+        ready()
+        self._over.wait()
+
+    def close(self) -> None:
+        """Hang up on everybody: whoever still waits for an answer learns that the host is gone."""
+        self._sockets.close()
+
+    def _process_ended(self, process: Identity) -> None:
+        if process == self._controller:
+            self._over.set()
+        elif process in self._workers:
+            self._engine.worker_gone(self._workers.pop(process))
+
+    def _accept(self, listener: socket.socket) -> None:
+        while not self._over.is_set():
+            try:
+                connection, _ = listener.accept()
+            except OSError:  # closed: the run is over
+                return
+            threading.Thread(target=self._converse, args=(connection,), name="worker", daemon=True).start()
+
+    def _converse(self, connection: socket.socket) -> None:
+        """One worker's calls, in turn, until it hangs up. A worker that hangs up without a word has died."""
+        session, worker = Session(self._engine, programs=self._programs), None
+        with connection, connection.makefile("rwb") as stream:
+            try:
+                while (message := wire.receive(stream)) is not None:
+                    if message["call"] == "hello":
+                        worker = self._greet(**message["arguments"])
+                        wire.send(stream, {"value": None})
+                    elif message["call"] == "finish":
+                        self._finish(stream)
+                    else:
+                        wire.send(stream, _answer(session, message))
+            except OSError:  # the worker is gone; what it held is ended below
+                pass
+        if worker is not None and not self._over.is_set():
+            self._engine.worker_gone(worker)
+
+    def _greet(self, worker: str, process: dict[str, Any]) -> str:
+        identity = Identity(**process)
+        self._workers[identity] = worker
+        self._watch.add(identity)
+        return worker
+
+    def _finish(self, stream: IO[bytes]) -> None:
+        """End the run and answer with what it was; the branches are gone when the answer arrives."""
+        self._engine.close()
+        wire.send(stream, {"value": asdict(self._engine.summary())})
+        self._over.set()
+
+
+def _answer(session: Session, message: dict[str, Any]) -> dict[str, Any]:
+    if message["call"] not in Session.CALLS:
+        return wire.failure(HostError(f"the host knows no call {message['call']!r}."))
+    try:
+        return {"value": session.answer(message["call"], message["arguments"])}
+    except LakebranchError as error:
+        return wire.failure(error)
+    except Exception as error:  # noqa: BLE001  (a defect of ours: said to the test, not hidden in a thread)
+        traceback.print_exc()
+        return wire.failure(HostError(f"the host failed at {message['call']!r}: {type(error).__name__}: {error}"))
+
+
+def run(path: Path, ready: Callable[[], None]) -> None:
+    """Be the host of the run whose directory is ``path``."""
+    with ExitStack() as stack:
+        order = RunDirectory(path, path).read_order()
+        directory = RunDirectory(path, Path(order["sockets"]))
+        stack.callback(directory.remove)
+        lock = directory.claim()
+        stack.callback(os.close, lock)
+        write_owner(directory.sockets, Identity.of(os.getpid()))
+        settings = Settings.from_json(order["settings"])
+        state = State(Path(settings.home)).ensure()
+        reap(state, but=directory.path)
+        ledger = Ledger(directory.ledger)
+        stack.callback(ledger.close)
+        provider = LocalProvider(settings, state=state, run_directory=directory.path, sockets=directory.sockets)
+        engine = Engine(
+            provider, ledger, addresses=directory.sockets, workers=order["workers"], rebuild=settings.rebuild
+        )
+        stack.enter_context(running(engine))
+        host = Host(
+            directory,
+            engine,
+            programs=str(find(settings.postgres).directory),
+            controller=Identity(**order["controller"]),
+        )
+        stack.callback(host.close)
+        host.serve(ready)
+
+
+def main() -> None:
+    """Fork, so that the process that started us has no child to wait for; report readiness or failure to it."""
+    path = Path(sys.argv[1])
+    reader, writer = os.pipe()
+    if os.fork():
+        os.close(writer)
+        with os.fdopen(reader, "rb") as news:
+            sys.stdout.buffer.write(news.read())
+        sys.stdout.flush()
+        os._exit(0)
+    os.close(reader)
+    _redirect(path / "host.log")
+    with os.fdopen(writer, "wb") as stream:
+        try:
+            run(path, ready=lambda: _tell(stream, {"value": os.getpid()}))
+        except LakebranchError as error:
+            _tell(stream, wire.failure(error))
+        except Exception as error:
+            _tell(stream, wire.failure(HostError(f"the host could not start: {type(error).__name__}: {error}")))
+            raise
+
+
+def _tell(stream: IO[bytes], message: dict[str, Any]) -> None:
+    if not stream.closed:
+        wire.send(stream, message)
+        stream.close()
+
+
+def _redirect(log: Path) -> None:
+    """Let go of the terminal and of every pipe of the process that started us."""
+    target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    for source, descriptor in ((nothing, 0), (target, 1), (target, 2)):
+        os.dup2(source, descriptor)
+    os.close(target)
+    os.close(nothing)

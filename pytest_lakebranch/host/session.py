@@ -1,0 +1,48 @@
+"""What one connected worker may ask of the host: each call is a method, its arguments those of the message."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from pytest_lakebranch.branches.base import Plan
+from pytest_lakebranch.branches.engine import Engine
+from pytest_lakebranch.branches.lease import Request
+
+
+class Session:
+    """One worker's side of the engine."""
+
+    CALLS = ("base", "stepped", "built", "failed", "lease", "release", "reset")
+
+    def __init__(self, engine: Engine, *, programs: str) -> None:
+        self._engine = engine
+        self._programs = programs
+
+    def answer(self, call: str, arguments: dict[str, Any]) -> Any:
+        """Carry out one call and return its value, ready for JSON; raises LakebranchError."""
+        return getattr(self, f"_{call}")(**arguments)
+
+    def _base(self, worker: str, fingerprints: list[str], labels: list[str]) -> dict[str, Any]:
+        plan = Plan(tuple(fingerprints), tuple(labels))
+        ticket = self._engine.bases.request(worker, plan)
+        key = self._engine.bases.key(plan)
+        return {"key": key, "ticket": asdict(ticket) if ticket else None, "programs": self._programs}
+
+    def _stepped(self, ticket: str, done: int, seconds: float) -> dict[str, Any]:
+        return asdict(self._engine.bases.stepped(ticket, done, seconds))
+
+    def _built(self, ticket: str) -> None:
+        self._engine.bases.finish(ticket)
+
+    def _failed(self, ticket: str, message: str) -> None:
+        self._engine.bases.fail(ticket, message)
+
+    def _lease(self, **request: Any) -> dict[str, Any]:
+        return asdict(self._engine.lease(Request(**request)))
+
+    def _release(self, lease: str) -> dict[str, Any]:
+        return asdict(self._engine.release(lease))
+
+    def _reset(self, lease: str) -> dict[str, Any]:
+        return asdict(self._engine.reset(lease))

@@ -1,0 +1,65 @@
+"""Notices the end of processes, however they end: by a descriptor of the process itself, not by a pipe.
+
+A pipe or socket survives in children that the process has forked; a pidfd (Linux) or a kqueue filter (macOS) does not.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import threading
+from collections.abc import Callable
+
+from pytest_lakebranch.processes import Identity
+
+
+class Watch:
+    """Calls ``on_end`` once for each watched process, from a thread of its own, when the process has ended."""
+
+    def __init__(self, on_end: Callable[[Identity], None]) -> None:
+        self._on_end = on_end
+
+    def add(self, process: Identity) -> None:
+        """Watch one process. One that is gone already is reported at once; one of another pid namespace never."""
+        if not process.is_visible:
+            return
+        threading.Thread(target=self._follow, args=(process,), name=f"watch-{process.pid}", daemon=True).start()
+
+    def _follow(self, process: Identity) -> None:
+        wait_for_end(process)
+        self._on_end(process)
+
+
+def wait_for_end(process: Identity, timeout: float | None = None) -> bool:
+    """Wait until the process has ended; False when ``timeout`` seconds passed first."""
+    try:
+        return _wait_linux(process, timeout) if hasattr(os, "pidfd_open") else _wait_kqueue(process, timeout)
+    except ProcessLookupError:
+        return True
+
+
+def _wait_linux(process: Identity, timeout: float | None) -> bool:
+    descriptor = os.pidfd_open(process.pid)
+    try:
+        if process.is_gone:  # the number belongs to another process by now
+            return True
+        poll = select.poll()
+        poll.register(descriptor, select.POLLIN)
+        return bool(poll.poll(None if timeout is None else timeout * 1000))
+    finally:
+        os.close(descriptor)
+
+
+def _wait_kqueue(process: Identity, timeout: float | None) -> bool:
+    kqueue = select.kqueue()  # type: ignore[attr-defined,unused-ignore]  # macOS and BSD only
+    try:
+        event = select.kevent(  # type: ignore[attr-defined,unused-ignore]
+            process.pid,
+            select.KQ_FILTER_PROC,
+            select.KQ_EV_ADD,
+            select.KQ_NOTE_EXIT,  # type: ignore[attr-defined,unused-ignore]
+        )
+        kqueue.control([event], 0)
+        return process.is_gone or bool(kqueue.control(None, 1, timeout))
+    finally:
+        kqueue.close()

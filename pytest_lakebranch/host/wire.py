@@ -1,0 +1,64 @@
+"""How workers and host talk: one JSON object a line over a unix socket, a call and its answer in turn."""
+
+from __future__ import annotations
+
+import json
+from typing import IO, Any
+
+from pytest_lakebranch.errors import BY_NAME, HostError, LakebranchError
+from pytest_lakebranch.model import (
+    Built,
+    Endpoint,
+    Grant,
+    Lease,
+    LeaseEnd,
+    ProviderFacts,
+    Summary,
+)
+
+
+def send(stream: IO[bytes], message: dict[str, Any]) -> None:
+    """Write one message."""
+    stream.write(json.dumps(message).encode() + b"\n")
+    stream.flush()
+
+
+def receive(stream: IO[bytes]) -> dict[str, Any] | None:
+    """Read one message; None when the other side is gone, also in the middle of a line."""
+    line = stream.readline()
+    if not line.endswith(b"\n"):
+        return None
+    message = json.loads(line)
+    return message if isinstance(message, dict) else None
+
+
+def failure(error: LakebranchError) -> dict[str, Any]:
+    """An error as an answer."""
+    return {"error": type(error).__name__, "message": str(error)}
+
+
+def value(answer: dict[str, Any]) -> Any:
+    """The value of an answer; raises the error that it carries, in its own class."""
+    if "error" in answer:
+        raise BY_NAME.get(answer["error"], HostError)(answer["message"])
+    return answer.get("value")
+
+
+def grant(stored: dict[str, Any]) -> Grant:
+    """A grant from its JSON object."""
+    return Grant(**{**stored, "endpoint": Endpoint(**stored["endpoint"])})
+
+
+def summary(stored: dict[str, Any]) -> Summary:
+    """A summary from its JSON object."""
+    return Summary(
+        ProviderFacts(**stored["facts"]),
+        tuple(_lease(lease) for lease in stored["leases"]),
+        tuple(Built(base["key"], tuple(base["steps"]), base["seconds"]) for base in stored["bases"]),
+        tuple(stored["left_behind"]),
+    )
+
+
+def _lease(stored: dict[str, Any]) -> Lease:
+    end = stored["end"]
+    return Lease(**{**stored, "end": LeaseEnd(**end) if end else None})

@@ -1,0 +1,87 @@
+"""The markers ``lakebranch`` and ``destructive``: a marker's grammar is a function signature."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from pytest_lakebranch.errors import ConfigError
+from pytest_lakebranch.model import ISOLATIONS, Isolation
+
+LINES = (
+    'lakebranch(*, isolation="test", destructive=False): lease a branch for the test. isolation: "test" (fresh state), '
+    '"rollback" (a transaction on the worker\'s branch), "worker" or "run" (a shared branch).',
+    "destructive: the test may do anything to its database: it gets a disposable branch "
+    "(the same as lakebranch(destructive=True)).",
+)
+PER_TEST = frozenset({"lakebranch", "lakebranch_conn", "lakebranch_url", "lakebranch_factory"})
+"""Fixtures of one test: whoever asks for one has a lease."""
+WIDER = frozenset({"lakebranch_worker", "lakebranch_run"})
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What a test's markers ask for."""
+
+    isolation: Isolation = "test"
+    destructive: bool = False
+
+
+def lakebranch(*, isolation: Isolation = "test", destructive: bool = False) -> Wish:
+    """The signature of the marker; raises ConfigError for values it does not take."""
+    if isolation not in ISOLATIONS:
+        raise ConfigError(f"isolation={isolation!r} is not one of {', '.join(map(repr, ISOLATIONS))}")
+    if not isinstance(destructive, bool):
+        raise ConfigError(f"destructive={destructive!r} is neither True nor False")
+    if destructive and isolation != "test":
+        raise ConfigError(f"a destructive test has a branch of its own: isolation={isolation!r} cannot be had with it")
+    return Wish(isolation, destructive)
+
+
+def wish_of(item: pytest.Item, *, in_use: bool) -> Wish | None:
+    """What the item's markers and fixtures ask for; None when it does not concern us.
+
+    ``in_use``: a setting of ours is present, so that a bare ``destructive`` marker means ours and not another
+    plugin's. Raises ConfigError naming the test when a marker is written wrongly.
+    """
+    marks = list(item.iter_markers("lakebranch"))
+    fixtures = set(getattr(item, "fixturenames", ()))
+    destructive = item.get_closest_marker("destructive") is not None
+    ours = bool(marks) or bool(fixtures & (PER_TEST | WIDER))
+    if not ours and not (destructive and in_use):
+        return None
+    merged: dict[str, Any] = {"destructive": True} if destructive and (ours or in_use) else {}
+    for mark in reversed(marks):  # the closest marker comes first and wins
+        merged |= _arguments(item, mark)
+    return _checked(item, merged)
+
+
+def _arguments(item: pytest.Item, mark: pytest.Mark) -> dict[str, Any]:
+    try:
+        lakebranch(*mark.args, **mark.kwargs)
+    except (TypeError, ConfigError) as error:
+        raise ConfigError(_wrong(item, str(error))) from None
+    return dict(mark.kwargs)
+
+
+def _checked(item: pytest.Item, arguments: dict[str, Any]) -> Wish:
+    try:
+        return lakebranch(**arguments)
+    except ConfigError as error:
+        raise ConfigError(_wrong(item, str(error))) from None
+
+
+def _wrong(item: pytest.Item, what: str) -> str:
+    return f"{item.nodeid}: marker lakebranch: {what.removeprefix('lakebranch() ')}. It takes: {LINES[0]}"
+
+
+def needs_lease(item: pytest.Item, wish: Wish | None, *, autouse: bool) -> bool:
+    """Whether a lease is to be taken for the test itself, before its own fixtures are set up.
+
+    A test that asks for ``lakebranch_worker`` or ``lakebranch_run`` only has no branch of its own.
+    """
+    if autouse or (wish is not None and PER_TEST & set(getattr(item, "fixturenames", ()))):
+        return True
+    return any(True for _ in item.iter_markers("lakebranch")) or (wish is not None and wish.destructive)

@@ -1,0 +1,46 @@
+"""pytest's side of the settings: options, ini values and their resolution."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_lakebranch.config import TABLE, Row, Settings, resolve
+
+
+def add_options(parser: pytest.Parser) -> None:
+    """Declare every setting as an option and an ini value. Defaults are None: "not given" is not a value."""
+    group = parser.getgroup("lakebranch", "branches of a PostgreSQL database")
+    for row in TABLE:
+        group.addoption(row.flag, dest=row.ini, help=_help(row), **_action(row))
+        kind = {"text": "string", "list": "linelist", "flag": "bool"}[row.kind]
+        parser.addini(row.ini, _help(row), type=kind, default=None)  # type: ignore[arg-type]
+
+
+def _action(row: Row) -> dict[str, Any]:
+    if row.kind == "flag":
+        return {"action": "store_true", "default": None}
+    return {"action": "append" if row.kind == "list" else "store", "default": None, "metavar": row.metavar}
+
+
+def _help(row: Row) -> str:
+    choices = f" ({', '.join(row.choices)})" if row.choices else ""
+    default = f"; default: {row.default}" if row.default not in ((), False) else ""
+    return f"{row.help}{choices}{default}".replace("%", "%%")
+
+
+def given(config: pytest.Config) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the command line and the ini file say, without what they leave out."""
+    known = config.known_args_namespace if not hasattr(config, "option") else config.option
+    options = {row.name: value for row in TABLE if (value := getattr(known, row.ini, None)) is not None}
+    ini = {row.name: value for row in TABLE if (value := config.getini(row.ini)) is not None}
+    return options, ini
+
+
+def settings_of(config: pytest.Config) -> Settings:
+    """The resolved settings; raises ConfigError."""
+    options, ini = given(config)
+    return resolve(options=options, environ=os.environ, ini=ini, root=Path(config.rootpath))
