@@ -10,11 +10,11 @@ import pytest
 from pytest_lakebranch.errors import ConfigError
 from pytest_lakebranch.model import ISOLATIONS, Isolation
 
+SIGNATURE = 'lakebranch(*, isolation="test", destructive=False)'
 LINES = (
-    'lakebranch(*, isolation="test", destructive=False): lease a branch for the test. isolation: "test" (fresh state), '
-    '"rollback" (a transaction on the worker\'s branch), "worker" or "run" (a shared branch).',
-    "destructive: the test may do anything to its database: it gets a disposable branch "
-    "(the same as lakebranch(destructive=True)).",
+    f'{SIGNATURE}: lease a branch for the test. isolation: "test" (fresh state), "rollback" (a transaction on the '
+    'worker\'s branch), "worker" or "run" (a shared branch).',
+    "destructive: the test may do anything to its database, and gets a disposable branch.",
 )
 PER_TEST = frozenset({"lakebranch", "lakebranch_conn", "lakebranch_url", "lakebranch_factory"})
 """Fixtures of one test: whoever asks for one has a lease."""
@@ -74,7 +74,7 @@ def _checked(item: pytest.Item, arguments: dict[str, Any]) -> Wish:
 
 
 def _wrong(item: pytest.Item, what: str) -> str:
-    return f"{item.nodeid}: marker lakebranch: {what.removeprefix('lakebranch() ')}. It takes: {LINES[0]}"
+    return f"{item.nodeid}: marker lakebranch: {what.removeprefix('lakebranch() ')}. Its signature is {SIGNATURE}."
 
 
 def needs_lease(item: pytest.Item, wish: Wish | None, *, autouse: bool) -> bool:

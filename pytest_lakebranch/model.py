@@ -49,11 +49,11 @@ class ProviderFacts:
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """A lease as the host gives it out. ``waited`` is in seconds."""
+    """A lease as the host gives it out. ``parent`` is a branch's name or ``base``; ``waited`` is in seconds."""
 
     lease: str
     branch: str
-    parent: str | None
+    parent: str
     endpoint: Endpoint
     waited: float
 

@@ -44,3 +44,19 @@ def settings_of(config: pytest.Config) -> Settings:
     """The resolved settings; raises ConfigError."""
     options, ini = given(config)
     return resolve(options=options, environ=os.environ, ini=ini, root=Path(config.rootpath))
+
+
+def terminal_of(config: pytest.Config) -> str | None:
+    """The path of the terminal on which progress may be shown."""
+    if config.get_verbosity() < 0:
+        return None
+    for descriptor in (1, 2):
+        try:
+            return os.ttyname(descriptor)
+        except OSError:
+            continue
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    try:  # pytest's capture has put a file in the place of descriptor 1; the reporter kept the original
+        return os.ttyname(reporter._tw._file.fileno()) if reporter else None
+    except (AttributeError, OSError, ValueError):
+        return None

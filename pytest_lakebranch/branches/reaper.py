@@ -7,6 +7,7 @@ which lies inside the dead run's directory and carries its unique name.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -14,7 +15,6 @@ import shutil
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -46,7 +46,7 @@ def _reap_run(path: Path) -> bool:
         return dead
 
 
-@contextmanager
+@contextlib.contextmanager
 def _locked_if_dead(path: Path) -> Iterator[bool]:
     """Whether the run is dead; while the block runs, no host can claim it."""
     lock = path / "alive.lock"
@@ -67,9 +67,8 @@ def _locked_if_dead(path: Path) -> Iterator[bool]:
 def end_processes_in(directory: Path) -> None:
     """Kill the PostgreSQL servers whose working directory is in ``directory``, and wait until they are gone."""
     for pid in _servers_in(directory):
-        with_stop = (signal.SIGKILL, signal.SIGCONT)
-        for number in with_stop:
-            _signal(pid, number)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
     poll(lambda: None if list(_servers_in(directory)) else True, deadline=Deadline(5))
 
 
@@ -79,9 +78,9 @@ def _servers_in(directory: Path) -> Iterator[int]:
         return
     for entry in Path("/proc").iterdir():
         try:
-            if entry.name.isdigit() and (entry / "cwd").readlink().is_relative_to(directory):
-                if (entry / "comm").read_text().startswith("postgres"):
-                    yield int(entry.name)
+            inside = entry.name.isdigit() and (entry / "cwd").readlink().is_relative_to(directory)
+            if inside and (entry / "comm").read_text().startswith("postgres"):
+                yield int(entry.name)
         except OSError:  # it ended meanwhile, or belongs to another user
             continue
 
@@ -91,13 +90,6 @@ def _servers_by_pid_file(directory: Path) -> Iterator[int]:
         lines = path.read_text().splitlines()
         if lines and lines[0].isdigit() and not Identity.of(int(lines[0])).is_gone:
             yield int(lines[0])
-
-
-def _signal(pid: int, number: signal.Signals) -> None:
-    try:
-        os.kill(pid, number)
-    except ProcessLookupError:
-        pass
 
 
 def write_owner(directory: Path, process: Identity) -> None:

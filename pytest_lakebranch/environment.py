@@ -1,0 +1,77 @@
+"""The application's URL: constant within a process, set before the application is imported, led to the running test."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import MutableMapping
+from pathlib import Path
+
+from pytest_lakebranch.branches.address import move
+from pytest_lakebranch.branches.reaper import write_owner
+from pytest_lakebranch.config import Settings
+from pytest_lakebranch.model import Endpoint
+from pytest_lakebranch.postgres.connect import url
+from pytest_lakebranch.postgres.refusal import Refusal
+from pytest_lakebranch.processes import Identity
+from pytest_lakebranch.state import PORT, sockets_root
+
+OUTSIDE = "pytest-lakebranch: no test with a branch is running"
+HINT = (
+    "Ask for the fixture lakebranch, or mark the test with @pytest.mark.lakebranch, or set lakebranch_autouse. "
+    "While wider fixtures are set up, the URL leads to lakebranch_worker or lakebranch_run if one of them is open."
+)
+
+
+class Seat:
+    """One process's place to connect to. Outside of leases a listener refuses, saying why."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._directory = Path(tempfile.mkdtemp(prefix=f"s{os.getpid()}-", dir=sockets_root()))
+        write_owner(self._directory, Identity.of(os.getpid()))
+        closed = self._directory / "closed"
+        closed.mkdir(mode=0o700)
+        self._refusal = Refusal(closed, OUTSIDE, HINT)
+        self._refusal.open()
+        self._before: dict[str, str | None] = {}
+        self.refuse(OUTSIDE)
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """Where the application connects, whatever is behind it at the moment."""
+        return Endpoint(str(self._directory / "db"), PORT, self._settings.user, self._settings.database)
+
+    def export(self, environ: MutableMapping[str, str]) -> None:
+        """Set the variables of ``lakebranch_env``."""
+        where = self.endpoint
+        values = {
+            "url": url(where),
+            "host": where.host,
+            "port": str(where.port),
+            "user": where.user,
+            "database": where.dbname,
+        }
+        for name, value in self._settings.variables(values).items():
+            self._before.setdefault(name, environ.get(name))
+            environ[name] = value
+
+    def lead_to(self, endpoint: Endpoint) -> None:
+        """Connections that are made from now on go to ``endpoint``."""
+        move(self._directory / "db", Path(endpoint.host))
+
+    def refuse(self, reason: str, hint: str = HINT) -> None:
+        """Connections that are tried from now on are refused with ``reason``."""
+        self._refusal.reason, self._refusal.hint = reason, hint
+        move(self._directory / "db", self._refusal.directory)
+
+    def close(self, environ: MutableMapping[str, str]) -> None:
+        """Put the environment back and remove the place."""
+        for name, value in self._before.items():
+            if value is None:
+                environ.pop(name, None)
+            else:
+                environ[name] = value
+        self._refusal.close()
+        shutil.rmtree(self._directory)

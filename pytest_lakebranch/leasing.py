@@ -1,0 +1,158 @@
+"""One test's lease: which branch it gets, where the URL leads meanwhile, and what happens when it ends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_lakebranch.branch import Branch
+from pytest_lakebranch.errors import BranchError
+from pytest_lakebranch.markers import Wish, wish_of
+from pytest_lakebranch.run import Run, told
+
+if TYPE_CHECKING:
+    import psycopg
+
+ROLLBACK_ONLY = "this test has isolation='rollback': lakebranch_conn is its only way to the database"
+
+
+class TestLease:
+    """What the fixtures of one test draw on."""
+
+    __test__ = False
+
+    def __init__(self, run: Run, item: pytest.Item, wish: Wish) -> None:
+        self._run = run
+        self._item = item
+        self._wish = wish
+        self._given: Branch
+
+    @contextmanager
+    def held(self) -> Iterator[TestLease]:
+        """The time between the set-up of wider fixtures and the end of the test's own."""
+        self._run.frameworks.discard()
+        owned = self._open()
+        try:
+            yield self
+        finally:
+            self._run.lead_outside()
+            self._run.frameworks.discard()
+            if owned is not None:
+                self._release(owned)
+
+    def _open(self) -> Branch | None:
+        """Lease what the test wishes and lead the URL there; return the branch if it is the test's own."""
+        if self._wish.isolation == "rollback":
+            self._given = self._run.shared("worker")
+            self._run.refuse(f"pytest-lakebranch: {ROLLBACK_ONLY}", "Use another isolation for this test.")
+            return None
+        if self._wish.isolation in ("worker", "run"):
+            self._given = self._run.shared(self._wish.isolation)
+            self._run.lead_to(self._given)
+            return None
+        return self._open_own()
+
+    def _open_own(self) -> Branch:
+        branch = self._given = self._run.open(
+            "test", asker=self._item.nodeid, parent=self._parent(), disposable=self._wish.destructive
+        )
+        self._run.lead_to(branch)
+        self._item.ihook.pytest_lakebranch_branch_ready(branch=branch, item=self._item)
+        return branch
+
+    def _parent(self) -> Branch | None:
+        """By the test's own fixture closure, never by what other tests did."""
+        closure = getattr(self._item, "fixturenames", ())
+        if "lakebranch_worker" in closure:
+            return self._run.shared("worker")
+        return self._run.shared("run") if "lakebranch_run" in closure else None
+
+    def _release(self, branch: Branch) -> None:
+        end = self._run.release(branch)
+        self._item.user_properties.extend(
+            (f"lakebranch_{name}", value)
+            for name, value in (("branch", branch.name), ("ended", end.ending), ("reason", end.reason))
+        )
+        self._item.ihook.pytest_lakebranch_branch_released(branch=branch, end=end, item=self._item)
+
+    @property
+    def branch(self) -> Branch:
+        """The test's branch. Raises BranchError under ``isolation="rollback"``."""
+        if self._wish.isolation == "rollback":
+            raise BranchError(f"{self._item.nodeid}: {ROLLBACK_ONLY}.")
+        return self._given
+
+    @contextmanager
+    def connection(self) -> Iterator[psycopg.Connection[Any]]:
+        """A connection to the test's branch, not autocommit; what is not committed is not kept."""
+        connection = self._given.connect()
+        try:
+            if self._wish.isolation == "rollback":
+                with _undone(connection, self._item.nodeid):
+                    yield connection
+            else:
+                yield connection
+        finally:
+            connection.close()
+
+
+@contextmanager
+def _undone(connection: psycopg.Connection[Any], test: str) -> Iterator[None]:
+    """A transaction that is rolled back at the end, and a check that the test did not end it by SQL."""
+    import psycopg
+
+    with connection.transaction(force_rollback=True):
+        began = _transaction(connection)
+        yield
+        status = connection.info.transaction_status
+        ended = status == psycopg.pq.TransactionStatus.IDLE or (
+            status == psycopg.pq.TransactionStatus.INTRANS and _transaction(connection) != began
+        )
+    if ended:
+        raise BranchError(
+            f"{test}: the test ended the transaction of isolation='rollback' by SQL (COMMIT or ROLLBACK), so what it "
+            "wrote may stay in the worker's branch. Use isolation='test' for it."
+        )
+
+
+def _transaction(connection: psycopg.Connection[Any]) -> object:
+    """What stays the same as long as the transaction does: the time it began, in microseconds."""
+    row = connection.execute("SELECT transaction_timestamp()").fetchone()
+    return row and row[0]
+
+
+@contextmanager
+def lease_for(run: Run, item: pytest.Item) -> Iterator[TestLease]:
+    """The lease of one test, by its markers and fixtures."""
+    with told():
+        wish = wish_of(item, in_use=bool(run.settings.sources)) or Wish()
+        with TestLease(run, item, wish).held() as lease:
+            yield lease
+
+
+@contextmanager
+def branch_for(run: Run, node: Any, *, base: Sequence[str | Callable[..., object]] | None) -> Iterator[Branch]:
+    """A branch for as long as a fixture lives."""
+    with told():
+        branch = run.open("fixture", asker=getattr(node, "nodeid", "") or "session", base=base)
+        run.lead_outside()
+    try:
+        yield branch
+    finally:
+        with told():
+            run.release(branch)
+
+
+@contextmanager
+def factory(run: Run, item: pytest.Item) -> Iterator[Callable[[], Branch]]:
+    """Makes branches that end together."""
+    with ExitStack() as branches:
+
+        def make() -> Branch:
+            __tracebackhide__ = True
+            return branches.enter_context(branch_for(run, item, base=None))
+
+        yield make

@@ -1,0 +1,182 @@
+"""The entry point: what pytest calls. Imported in every run, so it needs nothing but the standard library and pytest.
+
+Everything else is imported when a setting of ours is present or a test asks for a branch.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_lakebranch import markers, options
+from pytest_lakebranch.errors import ConfigError, LakebranchError
+from pytest_lakebranch.stash import FACTS, RUN, RUN_ID, SEAT, SETTINGS, SUMMARY
+
+if TYPE_CHECKING:
+    from pytest_lakebranch.model import Summary
+
+pytest_plugins = ["pytest_lakebranch.fixtures"]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Declare our options."""
+    options.add_options(parser)
+
+
+def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
+    """Declare our hooks."""
+    from pytest_lakebranch import hookspecs
+
+    pluginmanager.add_hookspecs(hookspecs)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_load_initial_conftests(early_config: pytest.Config) -> Generator[None]:
+    """Set the application's URL before a conftest can import the application."""
+    try:
+        settings = options.settings_of(early_config)
+    except ConfigError:
+        settings = None  # said by pytest_configure, as a usage error
+    if settings is not None and settings.env:
+        from pytest_lakebranch.environment import Seat
+
+        seat = early_config.stash[SEAT] = Seat(settings)
+        seat.export(os.environ)
+    return (yield)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Declare our markers and resolve the settings."""
+    for line in markers.LINES:
+        config.addinivalue_line("markers", line)
+    try:
+        config.stash[SETTINGS] = options.settings_of(config)
+    except ConfigError as error:
+        raise pytest.UsageError(f"lakebranch: {error}") from None
+    if config.pluginmanager.hasplugin("dsession") or config.pluginmanager.hasplugin("xdist"):
+        config.pluginmanager.register(_Xdist(), "lakebranch_xdist")
+
+
+class _Xdist:
+    """What is to be done where xdist is installed: its hooks must not be declared where it is not."""
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_configure_node(self, node: Any) -> None:
+        """In the controller: tell a worker whose run it belongs to."""
+        config: pytest.Config = node.config
+        config.stash[RUN_ID] = node.workerinput["testrunuid"]
+        node.workerinput["lakebranch_terminal"] = options.terminal_of(config)
+
+
+def _is_controller(config: pytest.Config) -> bool:
+    return not hasattr(config, "workerinput")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """With a setting of ours: find out before the first test, and before the workers, what will not work."""
+    config = session.config
+    settings = config.stash[SETTINGS]
+    idle = config.option.collectonly or getattr(config.option, "setupplan", False)
+    if settings.sources and _is_controller(config) and not idle:
+        from pytest_lakebranch.preflight import check
+
+        try:
+            config.stash[FACTS] = check(settings)
+        except LakebranchError as error:
+            raise pytest.UsageError(f"lakebranch: {error}") from None
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    """What was found and what was set; nothing where nothing was set."""
+    settings = config.stash[SETTINGS]
+    if not settings.sources:
+        return []
+    from pytest_lakebranch.reporting.terminal import header
+
+    return header(settings, config.stash.get(FACTS, None))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pycollect_makeitem(collector: pytest.Collector) -> Generator[None, Any, Any]:
+    """Refuse a marker that is written wrongly, with the test's name."""
+    made = yield
+    for item in made if isinstance(made, list) else [made]:
+        if isinstance(item, pytest.Item):
+            try:
+                markers.wish_of(item, in_use=True)
+            except ConfigError as error:
+                raise collector.CollectError(str(error)) from None
+    return made
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Have the lease set up after wider fixtures and before the test's own."""
+    settings = item.config.stash[SETTINGS]
+    names = getattr(item, "fixturenames", None)
+    if names is None:
+        return
+    try:
+        wish = markers.wish_of(item, in_use=bool(settings.sources))
+    except ConfigError as error:
+        pytest.fail(str(error), pytrace=False)
+    if markers.needs_lease(item, wish, autouse=settings.autouse):
+        if "_lakebranch_lease" in names:
+            names.remove("_lakebranch_lease")
+        names.insert(_first_of_test(item), "_lakebranch_lease")
+
+
+def _first_of_test(item: Any) -> int:
+    """Where the fixtures of function scope begin in the item's fixtures, which are sorted by scope."""
+    definitions = item._fixtureinfo.name2fixturedefs
+    for position, name in enumerate(item.fixturenames):
+        found = definitions.get(name)
+        if not found or found[-1].scope == "function":
+            return position
+    return len(item.fixturenames)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """After all fixtures are torn down and all workers are gone: end the run and keep its summary."""
+    config = session.config
+    if not _is_controller(config):
+        return
+    summary = _finish(config)
+    if summary is not None:
+        config.stash[SUMMARY] = summary
+
+
+def _finish(config: pytest.Config) -> Summary | None:
+    if RUN not in config.stash and RUN_ID not in config.stash:
+        return None
+    from pytest_lakebranch.run import run_of
+
+    try:
+        return run_of(config).finish()
+    except LakebranchError as error:
+        config.issue_config_time_warning(pytest.PytestWarning(f"lakebranch: {error}"), stacklevel=2)
+        return None
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """What the run did with its branches."""
+    summary = config.stash.get(SUMMARY, None)
+    if summary is not None:
+        from pytest_lakebranch.reporting.terminal import write_summary
+
+        write_summary(terminalreporter, config, summary)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Let go of everything this process holds."""
+    run = config.stash.get(RUN, None)
+    if run is not None:
+        run.leave()
+    seat = config.stash.get(SEAT, None)
+    if seat is not None:
+        seat.close(os.environ)

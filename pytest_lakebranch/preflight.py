@@ -1,0 +1,21 @@
+"""What the controller can know before the first test."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pytest_lakebranch.config import Settings
+from pytest_lakebranch.model import ProviderFacts
+from pytest_lakebranch.providers.local.provider import facts_of
+from pytest_lakebranch.state import State, sockets_root
+from pytest_lakebranch.steps.kinds import parse_all
+
+
+def check(settings: Settings) -> ProviderFacts:
+    """Raise the error that the first test would meet: a step without its file, no PostgreSQL, no usable directory.
+
+    Nothing is started; a few milliseconds.
+    """
+    parse_all(settings.base, root=Path(settings.root))
+    sockets_root()
+    return facts_of(settings, State(Path(settings.home)).ensure())

@@ -1,0 +1,230 @@
+"""This process's part in a run: its line to the host, the branches it has on lease, and where the URL leads."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_lakebranch.branch import Branch
+from pytest_lakebranch.branches.lease import Purpose, Request
+from pytest_lakebranch.building import Builder
+from pytest_lakebranch.config import Settings
+from pytest_lakebranch.environment import OUTSIDE, Seat
+from pytest_lakebranch.errors import LakebranchError
+from pytest_lakebranch.frameworks import Frameworks
+from pytest_lakebranch.host.client import HostClient, connect, connect_or_start
+from pytest_lakebranch.host.run_directory import RunDirectory
+from pytest_lakebranch.model import LeaseEnd, Summary
+from pytest_lakebranch.options import terminal_of
+from pytest_lakebranch.processes import Identity
+from pytest_lakebranch.progress import Progress
+from pytest_lakebranch.stash import RUN, RUN_ID, SEAT, SETTINGS
+from pytest_lakebranch.state import State, sockets_root
+from pytest_lakebranch.steps.kinds import parse_all
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where this process stands in the run. ``worker`` is xdist's id, or ``main``."""
+
+    run: str
+    worker: str
+    workers: int
+    controller: Identity
+    terminal: str | None
+
+
+class Run:
+    """Opens and ends leases for this process. Nothing is started before the first one."""
+
+    def __init__(self, config: pytest.Config, settings: Settings, place: Place, seat: Seat | None) -> None:
+        self.settings = settings
+        self.provider = settings.provider
+        self._config = config
+        self._place = place
+        self._seat = seat
+        self._directory = RunDirectory.of(State(Path(settings.home)), place.run)
+        self._client: HostClient | None = None
+        self._bases: dict[tuple[Any, ...], str] = {}
+        self._shared: dict[Purpose, Branch] = {}
+        self._trouble: LakebranchError | None = None
+        self.frameworks = Frameworks(str(sockets_root()))
+
+    # -- the host
+
+    @property
+    def _host(self) -> HostClient:
+        """The line to the host, which is started by the first call in the run."""
+        if self._trouble is not None:
+            raise type(self._trouble)(_again(self._trouble))
+        if self._client is None:
+            try:
+                State(Path(self.settings.home)).ensure()
+                self._client = connect_or_start(
+                    self._directory,
+                    worker=self._place.worker,
+                    settings=self.settings,
+                    controller=self._place.controller,
+                    workers=self._place.workers,
+                )
+            except LakebranchError as error:
+                self._trouble = error
+                raise
+        return self._client
+
+    def base(self, entries: Sequence[str | Callable[..., object]] | None = None) -> str:
+        """The key of a base, made by ``entries`` (default: the project's), which is ready when this returns."""
+        chosen = tuple(self._entries if entries is None else entries)
+        if chosen not in self._bases:
+            root = Path(self.settings.root)
+            steps = parse_all(chosen, root=root)
+            builder = Builder(self._host, Progress(self._place.terminal), root, self._seat)
+            try:
+                self._bases[chosen] = builder.ensure(steps)
+            finally:
+                self.lead_outside()
+        return self._bases[chosen]
+
+    @cached_property
+    def _entries(self) -> list[str | Callable[..., object]]:
+        """The steps of ini and hooks, in this order."""
+        more = self._config.hook.pytest_lakebranch_steps(config=self._config)
+        return [*self.settings.base, *(step for steps in reversed(more) for step in steps)]
+
+    # -- leases
+
+    def open(
+        self,
+        purpose: Purpose,
+        *,
+        asker: str,
+        parent: Branch | None = None,
+        disposable: bool = False,
+        base: Sequence[str | Callable[..., object]] | None = None,
+    ) -> Branch:
+        """A branch on lease; the caller releases it."""
+        request = Request(
+            self._place.worker,
+            asker,
+            purpose,
+            self.base(base),
+            parent=None if parent is None else parent.lease,
+            disposable=disposable,
+            present=purpose == "test",
+        )
+        return Branch(self, self._host.lease(request))
+
+    def release(self, branch: Branch) -> LeaseEnd:
+        """End a lease."""
+        branch.ended = True
+        return self._host.release(branch.lease)
+
+    def fork(self, parent: Branch) -> Branch:
+        """A branch of the parent's present state."""
+        return self.open("fork", asker=os.environ.get("PYTEST_CURRENT_TEST", "fork").split(" ")[0], parent=parent)
+
+    def reset(self, branch: Branch) -> None:
+        """Put a branch back into the state it was leased in."""
+        self._host.reset(branch.lease)
+        self.frameworks.discard()
+
+    def shared(self, purpose: Purpose) -> Branch:
+        """The branch of this worker or of the run, leased when it is first asked for and kept to the end."""
+        if purpose not in self._shared:
+            branch = self._shared[purpose] = self.open(purpose, asker=f"{purpose} branch")
+            self._config.hook.pytest_lakebranch_branch_ready(branch=branch, item=None)
+            self.lead_outside()
+        return self._shared[purpose]
+
+    # -- the application's URL
+
+    def lead_to(self, branch: Branch) -> None:
+        """The application's URL leads to ``branch`` from now on."""
+        self.frameworks.attend()
+        if self._seat is not None:
+            self._seat.lead_to(branch.endpoint)
+
+    def refuse(self, reason: str, hint: str) -> None:
+        """The application's URL leads nowhere from now on, and says why."""
+        if self._seat is not None:
+            self._seat.refuse(reason, hint)
+
+    def lead_outside(self) -> None:
+        """Where the URL leads around tests: to the worker's branch, else the run's, else nowhere."""
+        around = self._shared.get("worker") or self._shared.get("run")
+        if around is not None:
+            self.lead_to(around)
+        elif self._seat is not None:
+            self._seat.refuse(OUTSIDE)
+
+    # -- the end
+
+    def leave(self) -> None:
+        """This process is done: what it had on lease ends."""
+        if self._client is not None:
+            shared = self._shared.pop("worker", None)
+            if shared is not None:
+                end = self.release(shared)
+                self._config.hook.pytest_lakebranch_branch_released(branch=shared, end=end, item=None)
+            self.frameworks.leave()
+            self._client.close()
+            self._client = None
+
+    def finish(self) -> Summary | None:
+        """End the run, in the controller: stop the host and wait until nothing is left. None when there was no host."""
+        if self._client is None:
+            return finish(self._directory, worker=self._place.worker)
+        client, self._client = self._client, None
+        return client.finish()
+
+
+def finish(directory: RunDirectory, *, worker: str) -> Summary | None:
+    """End the run of this directory, if a host serves it."""
+    try:
+        client = connect(directory, worker=worker)
+    except OSError:
+        return None
+    return client.finish()
+
+
+def _again(error: LakebranchError) -> str:
+    first = str(error).splitlines()[0]
+    return f"there is no branch, as said before: {first[:120]}{'…' if len(first) > 120 else ''}"
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """Turn our errors into a failure that shows the message alone: our own stack tells a user nothing."""
+    try:
+        yield
+    except LakebranchError as error:
+        pytest.fail(str(error), pytrace=False)
+
+
+def run_of(config: pytest.Config) -> Run:
+    """This process's part in the run; made when it is first asked for."""
+    if RUN not in config.stash:
+        config.stash[RUN] = Run(config, config.stash[SETTINGS], _place(config), config.stash.get(SEAT, None))
+    return config.stash[RUN]
+
+
+def _place(config: pytest.Config) -> Place:
+    worker = getattr(config, "workerinput", None)
+    if worker is None:
+        run = config.stash.setdefault(RUN_ID, uuid.uuid4().hex)
+        return Place(run, "main", 1, Identity.of(os.getpid()), terminal_of(config))
+    return Place(
+        worker["testrunuid"],
+        worker["workerid"],
+        worker["workercount"],
+        Identity.of(os.getppid()),
+        worker.get("lakebranch_terminal"),
+    )

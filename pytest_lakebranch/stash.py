@@ -1,0 +1,21 @@
+"""What we keep on pytest's config, by key: never attributes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from pytest_lakebranch.config import Settings
+    from pytest_lakebranch.environment import Seat
+    from pytest_lakebranch.model import ProviderFacts, Summary
+    from pytest_lakebranch.run import Run
+
+SETTINGS: pytest.StashKey[Settings] = pytest.StashKey()
+SEAT: pytest.StashKey[Seat] = pytest.StashKey()
+RUN: pytest.StashKey[Run] = pytest.StashKey()
+RUN_ID: pytest.StashKey[str] = pytest.StashKey()
+"""The run's id: xdist's where tests are distributed, else one of our own; absent while nothing asked for it."""
+FACTS: pytest.StashKey[ProviderFacts] = pytest.StashKey()
+SUMMARY: pytest.StashKey[Summary] = pytest.StashKey()
