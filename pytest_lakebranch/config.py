@@ -2,6 +2,8 @@
 
 Each setting ``x`` is spelled ``--lakebranch-x``, ``LAKEBRANCH_X`` and ``lakebranch_x``; the command line wins over the
 environment, the environment over ini, ini over the default.  Set but empty is an error.
+
+This module is imported in every run, so its records are named tuples: defining a dataclass costs ten times as much.
 """
 
 from __future__ import annotations
@@ -9,12 +11,10 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 from pytest_lakebranch.errors import ConfigError
-from pytest_lakebranch.state import default_home
 
 Kind = Literal["text", "list", "flag"]
 Rung = Literal["snapshot", "overlay", "reflink", "copy"]
@@ -23,8 +23,7 @@ PROVIDERS = ("local",)
 MAINTENANCE_DATABASES = ("postgres", "template0", "template1")
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """One setting: its name without prefix, its kind, what it is for, and what it is when nobody sets it."""
 
     name: str
@@ -95,8 +94,7 @@ SERVER_SETTINGS_OF_OURS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(NamedTuple):
     """All settings of a run, resolved. ``sources`` tells for each that is not a default where it came from."""
 
     provider: str
@@ -110,13 +108,13 @@ class Settings:
     postgres: str
     storage: str
     rebuild: bool
-    home: str
+    home: str  # empty: the platform's user cache directory
     root: str
-    sources: Mapping[str, str] = field(default_factory=dict)
+    sources: Mapping[str, str]
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object; :meth:`from_json` reads it back."""
-        return asdict(self)
+        return self._asdict()
 
     @classmethod
     def from_json(cls, stored: dict[str, Any]) -> Settings:
@@ -144,7 +142,7 @@ def resolve(*, options: Mapping[str, Any], environ: Mapping[str, str], ini: Mapp
         values[row.name] = row.default if source is None else _parse(row, raw, source)
         if source is not None:
             sources[row.name] = source
-    values["home"] = str(_home(values["home"], root) if "home" in sources else default_home())
+    values["home"] = str(root / Path(values["home"]).expanduser()) if "home" in sources else ""
     settings = Settings(**values, root=str(root), sources=sources)
     _check(settings)
     return settings
@@ -202,10 +200,6 @@ def _parse_list(raw: Any, source: str) -> tuple[str, ...]:
     if not items or not all(items):
         raise ConfigError(f"{source} is set but has an empty entry. Give it a value or remove it.")
     return tuple(items)
-
-
-def _home(text: str, root: Path) -> Path:
-    return root / Path(text).expanduser()
 
 
 def _check(settings: Settings) -> None:

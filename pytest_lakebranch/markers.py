@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, NamedTuple, get_args
 
 import pytest
 
 from pytest_lakebranch.errors import ConfigError
-from pytest_lakebranch.model import ISOLATIONS, Isolation
 
+Isolation = Literal["test", "rollback", "worker", "run"]
+ISOLATIONS: tuple[Isolation, ...] = get_args(Isolation)
 SIGNATURE = 'lakebranch(*, isolation="test", destructive=False)'
 LINES = (
     f'{SIGNATURE}: lease a branch for the test. isolation: "test" (fresh state), "rollback" (a transaction on the '
@@ -21,8 +21,7 @@ PER_TEST = frozenset({"lakebranch", "lakebranch_conn", "lakebranch_url", "lakebr
 WIDER = frozenset({"lakebranch_worker", "lakebranch_run"})
 
 
-@dataclass(frozen=True, slots=True)
-class Wish:
+class Wish(NamedTuple):
     """What a test's markers ask for."""
 
     isolation: Isolation = "test"

@@ -5,14 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Isolation = Literal["test", "rollback", "worker", "run"]
-ISOLATIONS: tuple[Isolation, ...] = ("test", "rollback", "worker", "run")
-
 Ending = Literal["clean", "rewind", "replace", "keep"]
 """How a lease ended: nothing was written; undone in place; thrown away; left for a human."""
-
-Parent = Literal["base", "worker", "run"]
-"""What a test's branch is forked from."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,4 +18,4 @@ def check(settings: Settings) -> ProviderFacts:
     """
     parse_all(settings.base, root=Path(settings.root))
     sockets_root()
-    return facts_of(settings, State(Path(settings.home)).ensure())
+    return facts_of(settings, State.at(settings.home).ensure())

@@ -51,7 +51,7 @@ class Run:
         self._config = config
         self._place = place
         self._seat = seat
-        self._directory = RunDirectory.of(State(Path(settings.home)), place.run)
+        self._directory = RunDirectory.of(State.at(settings.home), place.run)
         self._client: HostClient | None = None
         self._bases: dict[tuple[Any, ...], str] = {}
         self._shared: dict[Purpose, Branch] = {}
@@ -67,7 +67,7 @@ class Run:
             raise type(self._trouble)(_again(self._trouble))
         if self._client is None:
             try:
-                State(Path(self.settings.home)).ensure()
+                State.at(self.settings.home).ensure()
                 self._client = connect_or_start(
                     self._directory,
                     worker=self._place.worker,

@@ -33,6 +33,11 @@ class State:
 
     home: Path
 
+    @classmethod
+    def at(cls, home: str) -> State:
+        """The state directory at ``home``; empty means the default one. Nothing is made yet."""
+        return cls(Path(home) if home else default_home())
+
     @property
     def layers(self) -> Path:
         """The cache of sealed layers."""

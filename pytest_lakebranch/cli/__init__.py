@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
 from pytest_lakebranch import __version__
 
@@ -26,10 +25,9 @@ def _reap(parsed: argparse.Namespace) -> int:
     import os
 
     from pytest_lakebranch.branches.reaper import reap
-    from pytest_lakebranch.state import State, default_home
+    from pytest_lakebranch.state import State
 
-    home = parsed.home or os.environ.get("LAKEBRANCH_HOME")
-    dead = reap(State(Path(home) if home else default_home()).ensure())
+    dead = reap(State.at(parsed.home or os.environ.get("LAKEBRANCH_HOME", "")).ensure())
     for run in dead:
         print(f"deleted run {run}")  # noqa: T201  (a command's output)
     return 0

@@ -125,7 +125,7 @@ def run(path: Path, ready: Callable[[], None]) -> None:
         stack.callback(os.close, lock)
         write_owner(directory.sockets, Identity.of(os.getpid()))
         settings = Settings.from_json(order["settings"])
-        state = State(Path(settings.home)).ensure()
+        state = State.at(settings.home).ensure()
         reap(state, but=directory.path)
         ledger = Ledger(directory.ledger)
         stack.callback(ledger.close)
