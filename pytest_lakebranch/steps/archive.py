@@ -19,11 +19,15 @@ _WITH_COMPRESSION_BYTE = (1, 15)
 
 @dataclass(frozen=True, slots=True)
 class Archive:
-    """A dump's format, and the versions of the server it was made from and of the pg_dump; empty when unknown."""
+    """A dump's format, and the versions of the server it was made from and of the pg_dump; empty when unknown.
+
+    ``makes_public`` is known of plain dumps only: whether the schema ``public`` is created.
+    """
 
     format: Format
     server: str
     pg_dump: str
+    makes_public: bool = False
 
     @property
     def maker(self) -> str:
@@ -51,7 +55,8 @@ def read(path: Path, label: str) -> Archive:
     if head[257:262] == b"ustar":
         return _tar(head, path, label)
     _check_plain(head, path, label)
-    return Archive("plain", _comment(head, "from database"), _comment(head, "by pg_dump"))
+    makes_public = b"\nCREATE SCHEMA public;" in head
+    return Archive("plain", _comment(head, "from database"), _comment(head, "by pg_dump"), makes_public)
 
 
 def _directory(path: Path, label: str) -> Archive:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterator
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from pytest_lakebranch.postgres.connect import connect
 from pytest_lakebranch.steps import archive, files, hints, programs, psql, roles
 from pytest_lakebranch.steps.archive import Archive
 from pytest_lakebranch.steps.base import Workplace
@@ -33,6 +35,8 @@ class DumpStep:
     def apply(self, place: Workplace) -> str:
         """Restore the dump; the number of bytes in it."""
         what = archive.read(self.path, self.label)
+        if self._makes_public(what, place):
+            _make_way_for_public(place)
         if what.format == "plain":
             failure = psql.run_file(place, self.path, cwd=place.root)
         else:
@@ -46,6 +50,12 @@ class DumpStep:
             return [self.path]
         return sorted(path for path in self.path.iterdir() if path.is_file())
 
+    def _makes_public(self, what: Archive, place: Workplace) -> bool:
+        if what.format == "plain":
+            return what.makes_public
+        listed = programs.run(place, "pg_restore", "--list", str(self.path), cwd=place.root, output=True)
+        return re.search(r"^\d.* SCHEMA - public ", listed.output, re.MULTILINE) is not None
+
     def _advice(self, failure: Failure, what: Archive, place: Workplace) -> str:
         if archive.major(what.maker) > place.binaries.major:
             return hints.newer_postgres(what.maker, place)
@@ -55,7 +65,7 @@ class DumpStep:
                 return hints.missing_roles(absent)
         return hints.advice(failure.message, place)
 
-    def _definitions(self, what: Archive, place: Workplace) -> Iterable[str]:
+    def _definitions(self, what: Archive, place: Workplace) -> Iterator[str]:
         """The dump's SQL, line by line; of an archive without the data."""
         if what.format == "plain":
             with self.path.open(errors="replace") as lines:
@@ -81,14 +91,21 @@ def _restore(path: Path, what: Archive, place: Workplace) -> Failure | None:
 
 def _failure(errors: str, where: str, status: int) -> Failure:
     """The first error: with several jobs, others follow from it."""
-    entries = re.split(
-        r"^pg_restore: (?=error: |from TOC entry |while |warning: |hint: |detail: )", errors, flags=re.MULTILINE
-    )
-    located = [entry.strip() for entry in entries if entry.startswith("from TOC entry ")]
-    messages = [entry.removeprefix("error: ").strip() for entry in entries if entry.startswith("error: ")]
-    message, _, statement = (messages or [errors.strip() or f"status {status}"])[0].partition("\nCommand was: ")
-    entry = f" ({located[0].removeprefix('from TOC entry ')})" if located else ""
-    return Failure(f"{where}{entry}", message.removeprefix("could not execute query: "), statement)
+    entries = [entry.strip() for entry in re.split(r"^pg_restore: ", errors, flags=re.MULTILINE)]
+    first = next((entry for entry in entries if entry.startswith("error: ")), errors.strip() or f"status {status}")
+    message, _, statement = first.removeprefix("error: ").partition("\nCommand was: ")
+    return Failure(where, message.removeprefix("could not execute query: "), statement)
+
+
+def _make_way_for_public(place: Workplace) -> None:
+    """Remove the schema ``public`` of a new database, for a dump that makes it (``pg_dump --schema=public`` does).
+
+    It stays if an earlier step filled it: the dump fails then, and says that it exists.
+    """
+    from psycopg.errors import DependentObjectsStillExist
+
+    with closing(connect(place.endpoint, autocommit=True)) as conn, suppress(DependentObjectsStillExist):
+        conn.execute("DROP SCHEMA IF EXISTS public")
 
 
 def parse(label: str, written: str, inputs: files.Inputs) -> DumpStep:

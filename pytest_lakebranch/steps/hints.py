@@ -64,10 +64,12 @@ def missing_roles(names: Iterable[str]) -> str:
     """What to do when the server lacks roles."""
     roles = sorted(names)
     creating = " ".join(f"CREATE ROLE {_quoted(role)};" for role in roles)
+    one = f"lakebranch_user = {roles[0]} if tests connect as that role"
+    several = "lakebranch_user to the one that tests connect as, if any"
     return (
-        f"The branch's server is new and has no role {', '.join(roles)}. Set lakebranch_user = {roles[0]} if tests "
-        f"connect as that role, or put a step before this one: an sql: file with {creating} "
-        "(a dump may also be made again with `pg_dump --no-owner --no-privileges`)."
+        f"A branch has only the roles that its steps create, and no {', '.join(roles)}. Put an sql: step before this "
+        f"one with `{creating}`, or set {one if len(roles) == 1 else several}; a dump may also be made again with "
+        "`pg_dump --no-owner --no-privileges`."
     )
 
 

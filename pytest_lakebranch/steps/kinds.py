@@ -58,7 +58,7 @@ def _from_text(entry: str, root: Path) -> Step:
         list(inputs.files())
         return KINDS[kind](entry, written, inputs)
     except ConfigError as error:
-        raise ConfigError(f"{error} {GRAMMAR}") from error
+        raise ConfigError(f"{error}\n{GRAMMAR}") from error
 
 
 def _globs(entry: str, written: str | None) -> tuple[str, ...]:

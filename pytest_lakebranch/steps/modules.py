@@ -16,6 +16,7 @@ from types import ModuleType
 
 from pytest_lakebranch.errors import ConfigError
 
+MOST_NAMES = 8
 _DYNAMIC = re.compile(r"import\s*\(?\s*\*|__getattr__|globals\(|setattr\(|exec\(")
 
 
@@ -79,7 +80,7 @@ def did_you_mean(word: str, known: list[str]) -> str:
     near = get_close_matches(word, known, n=1)
     if near:
         return f" Did you mean {near[0]}?"
-    return f" It has {', '.join(known)}." if known else ""
+    return f" It has {', '.join(known[:MOST_NAMES])}{', …' if len(known) > MOST_NAMES else ''}." if known else ""
 
 
 def load(name: str, root: Path) -> ModuleType:

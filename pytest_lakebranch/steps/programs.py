@@ -14,7 +14,7 @@ from pytest_lakebranch.processes import environment_without_pg
 from pytest_lakebranch.steps.base import Workplace
 
 GRACE = 3.0
-"""Seconds that an interrupted program gets to end its connections before it is killed."""
+"""Seconds that an interrupted program gets for each way of ending it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +75,11 @@ def _environment() -> dict[str, str]:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End the program's session: pg_restore's workers are processes of their own."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
+    """End the program's session (pg_restore's workers are processes of their own), first by asking.
+
+    An interrupt makes psql and pg_restore cancel the statement on the server, which else would run to its end.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
         try:
             os.killpg(process.pid, number)
             process.communicate(timeout=GRACE)

@@ -10,7 +10,7 @@ from pytest_lakebranch.steps.base import Workplace
 
 _NAME = r'(?P<name>"(?:[^"]|"")+"|[a-z_][\w$]*)'
 _NEEDED = re.compile(
-    rf"^(?:ALTER .* OWNER TO {_NAME};|(?:GRANT|REVOKE) .* (?:TO|FROM) {_NAME.replace('name', 'grantee')}\b"
+    rf"^(?:ALTER .* OWNER TO {_NAME};|(?:GRANT|REVOKE) .* (?:TO|FROM) {_NAME.replace('name', 'grantee')}(?=[;\s])"
     rf"|ALTER DEFAULT PRIVILEGES FOR ROLE {_NAME.replace('name', 'maker')})"
 )
 _NO_ROLES = {"public", "PUBLIC", "current_user", "session_user", "current_role"}

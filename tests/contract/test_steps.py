@@ -1,0 +1,158 @@
+"""What holds for every kind of step, on each PostgreSQL."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from step_servers import Server, dump, rows
+
+from pytest_lakebranch.errors import BaseError
+from pytest_lakebranch.steps.base import Step, Workplace
+from pytest_lakebranch.steps.kinds import Entry, parse
+
+pytest_plugins = ["step_fixtures"]
+
+TABLE = "CREATE TABLE item (id int PRIMARY KEY, name text NOT NULL);\n"
+ROWS = "INSERT INTO item VALUES (1, 'bolt'), (2, 'nut');\n"
+SEED = f'''
+def load(conn):
+    conn.execute("{TABLE.strip()}")
+    conn.execute("{ROWS.strip()}")
+'''
+
+
+@dataclass(frozen=True)
+class Case:
+    """One step as a user would write it, the file it comes from, and how its failure locates it."""
+
+    entry: Entry
+    file: Path
+    where: str
+
+
+def sql_file(root: Path, server: Server) -> Case:
+    """A file of SQL."""
+    file = root / "schema.sql"
+    file.write_text(TABLE + ROWS)
+    return Case("sql:schema.sql", file, "schema.sql:1")
+
+
+def sql_folder(root: Path, server: Server) -> Case:
+    """A folder of SQL files whose order matters."""
+    (root / "db").mkdir()
+    (root / "db" / "020_rows.sql").write_text(ROWS)
+    file = root / "db" / "010_table.sql"
+    file.write_text(TABLE)
+    return Case("sql:db", file, "db/010_table.sql:1")
+
+
+def python_module(root: Path, server: Server) -> Case:
+    """A callable in a module; its name differs in each test because a process imports a module once."""
+    name = f"seed_{abs(hash(root))}"
+    (root / f"{name}.py").write_text(SEED)
+    return Case(f"python:{name}:load", root / f"{name}.py", f"{name}.py:3")
+
+
+def python_callable(root: Path, server: Server) -> Case:
+    """A callable as a hook in conftest.py supplies it."""
+    file = root / "conftest.py"
+    file.write_text(SEED)
+    spec = importlib.util.spec_from_file_location("their_conftest", file)
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return Case(module.load, file, "conftest.py:3")
+
+
+def dump_of(style: str) -> Callable[[Path, Server], Case]:
+    """A dump in one of pg_dump's formats; its name tells nothing."""
+
+    def make(root: Path, server: Server) -> Case:
+        path = dump(server, root / "backup", style, TABLE + ROWS)
+        return Case("dump:backup", path / "toc.dat" if path.is_dir() else path, "backup")
+
+    return make
+
+
+KINDS: dict[str, Callable[[Path, Server], Case]] = {
+    "sql file": sql_file,
+    "sql folder": sql_folder,
+    "dump plain": dump_of("plain"),
+    "dump custom": dump_of("custom"),
+    "dump directory": dump_of("directory"),
+    "dump tar": dump_of("tar"),
+    "python module": python_module,
+    "python callable": python_callable,
+}
+
+
+@pytest.fixture(params=KINDS)
+def case(request: pytest.FixtureRequest, server: Server, tmp_path: Path) -> Case:
+    """Each kind of step in turn."""
+    return KINDS[request.param](tmp_path, server)
+
+
+@pytest.fixture
+def step(case: Case, tmp_path: Path) -> Step:
+    """The step of the case."""
+    return parse(case.entry, root=tmp_path)
+
+
+def test_label_is_what_the_user_wrote(case: Case, step: Step) -> None:
+    """Messages name a step in the user's own words; a callable by its module and name."""
+    assert step.label == (case.entry if isinstance(case.entry, str) else "python:their_conftest:load")
+
+
+def test_fingerprint_is_of_content(case: Case, step: Step, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A changed file changes the fingerprint; its time, the working directory and parsing again do not."""
+    before = step.fingerprint()
+    os.utime(case.file, (1, 1))
+    monkeypatch.chdir("/")
+    assert parse(case.entry, root=tmp_path).fingerprint() == before
+    with case.file.open("ab") as file:
+        file.write(b"\n")
+    assert step.fingerprint() != before
+
+
+def test_apply_fills_the_database(step: Step, place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step leads to the workplace's database whatever PG* says, and reports how much it did."""
+    for name, value in {"PGHOSTADDR": "192.0.2.1", "PGPORT": "1", "PGOPTIONS": "-c search_path=pg_catalog"}.items():
+        monkeypatch.setenv(name, value)
+    done = step.apply(place)
+    assert rows(place, "SELECT * FROM item ORDER BY id") == [(1, "bolt"), (2, "nut")]
+    assert re.fullmatch(r"(2 files, )?[\d.]+ (bytes|kB)|done", done)
+
+
+def test_failure_tells_where_what_and_why(case: Case, step: Step, place: Workplace, server: Server) -> None:
+    """A failing step names its file and line, the statement and the server's message, and leaves no connection."""
+    step.apply(place)
+    with pytest.raises(BaseError) as caught:
+        step.apply(place)
+    message = str(caught.value)
+    assert message.startswith(f"{step.label} failed at {case.where}")
+    assert 'relation "item" already exists' in message
+    assert re.search(r"statement:\n    CREATE TABLE (public\.)?item \(", message)
+    assert server.clients_of(place) == 0
+
+
+def test_nothing_is_printed(step: Step, place: Workplace, capfd: pytest.CaptureFixture[str]) -> None:
+    """Neither a step nor the programs it runs write to the terminal."""
+    step.apply(place)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.fixture(autouse=True)
+def _forget_modules() -> object:
+    before = set(sys.modules)
+    yield
+    for name in set(sys.modules) - before:
+        if name.startswith("seed_"):
+            del sys.modules[name]
