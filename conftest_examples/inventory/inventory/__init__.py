@@ -1,0 +1,1 @@
+"""A small stock application: what lies where, for whom it is kept, and how it leaves."""
