@@ -40,7 +40,8 @@ class Builder:
                 self._apply(steps, ticket, Workplace(ticket.endpoint, find(str(programs)), self.root))
                 self.client.built(ticket.id)
         except BaseException as error:
-            self.client.failed(ticket.id, str(error))
+            if not self.client.broken:  # else the host has noticed, and the ticket is void
+                self.client.failed(ticket.id, str(error))
             raise
         return key
 

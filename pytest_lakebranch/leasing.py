@@ -33,13 +33,11 @@ class TestLease:
     @contextmanager
     def held(self) -> Iterator[TestLease]:
         """The time between the set-up of wider fixtures and the end of the test's own."""
-        self._run.frameworks.discard()
         owned = self._open()
         try:
             yield self
         finally:
-            self._run.lead_outside()
-            self._run.frameworks.discard()
+            self._run.lead_around()
             if owned is not None:
                 self._release(owned)
 
@@ -138,7 +136,6 @@ def branch_for(run: Run, node: Any, *, base: Sequence[str | Callable[..., object
     """A branch for as long as a fixture lives."""
     with told():
         branch = run.open("fixture", asker=getattr(node, "nodeid", "") or "session", base=base)
-        run.lead_outside()
     try:
         yield branch
     finally:

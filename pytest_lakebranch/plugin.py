@@ -142,13 +142,15 @@ def _first_of_test(item: Any) -> int:
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """After all fixtures are torn down and all workers are gone: end the run and keep its summary."""
+    """After all fixtures are torn down: a worker returns what it holds; the controller, which has outlived its workers,
+    ends the run and keeps its summary."""
     config = session.config
-    if not _is_controller(config):
-        return
-    summary = _finish(config)
-    if summary is not None:
-        config.stash[SUMMARY] = summary
+    if _is_controller(config):
+        summary = _finish(config)
+        if summary is not None:
+            config.stash[SUMMARY] = summary
+    elif RUN in config.stash:
+        config.stash[RUN].leave()
 
 
 def _finish(config: pytest.Config) -> Summary | None:
@@ -173,10 +175,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """Let go of everything this process holds."""
-    run = config.stash.get(RUN, None)
-    if run is not None:
-        run.leave()
+    """Put the environment back."""
     seat = config.stash.get(SEAT, None)
     if seat is not None:
         seat.close(os.environ)

@@ -17,7 +17,7 @@ from pytest_lakebranch.branch import Branch
 from pytest_lakebranch.branches.lease import Purpose, Request
 from pytest_lakebranch.building import Builder
 from pytest_lakebranch.config import Settings
-from pytest_lakebranch.environment import OUTSIDE, Seat
+from pytest_lakebranch.environment import HINT, OUTSIDE, Seat
 from pytest_lakebranch.errors import LakebranchError
 from pytest_lakebranch.frameworks import Frameworks
 from pytest_lakebranch.host.client import HostClient, connect, connect_or_start
@@ -56,6 +56,7 @@ class Run:
         self._bases: dict[tuple[Any, ...], str] = {}
         self._shared: dict[Purpose, Branch] = {}
         self._trouble: LakebranchError | None = None
+        self._target: Branch | tuple[str, str] | None = None
         self.frameworks = Frameworks(str(sockets_root()))
 
     # -- the host
@@ -90,7 +91,7 @@ class Run:
             try:
                 self._bases[chosen] = builder.ensure(steps)
             finally:
-                self.lead_outside()
+                self._lead(self._target)  # a step's code may have used the application
         return self._bases[chosen]
 
     @cached_property
@@ -141,49 +142,54 @@ class Run:
         if purpose not in self._shared:
             branch = self._shared[purpose] = self.open(purpose, asker=f"{purpose} branch")
             self._config.hook.pytest_lakebranch_branch_ready(branch=branch, item=None)
-            self.lead_outside()
+            self._lead(self._target)
         return self._shared[purpose]
 
     # -- the application's URL
 
     def lead_to(self, branch: Branch) -> None:
         """The application's URL leads to ``branch`` from now on."""
-        self.frameworks.attend()
-        if self._seat is not None:
-            self._seat.lead_to(branch.endpoint)
+        self._lead(branch)
 
     def refuse(self, reason: str, hint: str) -> None:
         """The application's URL leads nowhere from now on, and says why."""
-        if self._seat is not None:
-            self._seat.refuse(reason, hint)
+        self._lead((reason, hint))
 
-    def lead_outside(self) -> None:
+    def lead_around(self) -> None:
         """Where the URL leads around tests: to the worker's branch, else the run's, else nowhere."""
-        around = self._shared.get("worker") or self._shared.get("run")
-        if around is not None:
-            self.lead_to(around)
-        elif self._seat is not None:
-            self._seat.refuse(OUTSIDE)
+        self._lead(None)
+
+    def _lead(self, target: Branch | tuple[str, str] | None) -> None:
+        self._target = target
+        self.frameworks.attend()
+        self.frameworks.discard()
+        if self._seat is None:
+            return
+        to = target or self._shared.get("worker") or self._shared.get("run") or (OUTSIDE, HINT)
+        if isinstance(to, Branch):
+            self._seat.lead_to(to.endpoint)
+        else:
+            self._seat.refuse(*to)
 
     # -- the end
 
     def leave(self) -> None:
         """This process is done: what it had on lease ends."""
+        worker = self._shared.pop("worker", None)
+        self._shared.clear()
+        self._lead(None)
+        if worker is not None and self._client is not None and not self._client.broken:
+            end = self.release(worker)
+            self._config.hook.pytest_lakebranch_branch_released(branch=worker, end=end, item=None)
+        self.frameworks.leave()
         if self._client is not None:
-            shared = self._shared.pop("worker", None)
-            if shared is not None:
-                end = self.release(shared)
-                self._config.hook.pytest_lakebranch_branch_released(branch=shared, end=end, item=None)
-            self.frameworks.leave()
             self._client.close()
             self._client = None
 
     def finish(self) -> Summary | None:
         """End the run, in the controller: stop the host and wait until nothing is left. None when there was no host."""
-        if self._client is None:
-            return finish(self._directory, worker=self._place.worker)
-        client, self._client = self._client, None
-        return client.finish()
+        self.leave()
+        return finish(self._directory, worker=self._place.worker)
 
 
 def finish(directory: RunDirectory, *, worker: str) -> Summary | None:

@@ -29,6 +29,7 @@ class HostClient:
         self._directory = directory
         self._worker = worker
         self._lock = threading.Lock()
+        self.broken = False
         self._connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             self._connection.connect(str(directory.socket))
@@ -81,6 +82,7 @@ class HostClient:
 
     def close(self) -> None:
         """Hang up. Idempotent."""
+        self.broken = True
         self._stream.close()
         self._connection.close()
 
@@ -101,6 +103,9 @@ class HostClient:
                 answer = wire.receive(self._stream)
             except (OSError, ValueError):
                 answer = None
+            except BaseException:  # interrupted: the answer is still under way, so this line is of no more use
+                self.close()
+                raise
         if answer is None:
             raise HostError(
                 f"the host of this run is gone (asked for {call!r}). All branches of the run are gone with it; "

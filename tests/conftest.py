@@ -1,0 +1,29 @@
+"""What all tests share: an environment without traces of the run around them, and a state directory of their own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+OF_OURS = ("PG", "LAKEBRANCH_", "PYTEST_XDIST_", "PYTEST_ADDOPTS", "DATABASE_URL", "GITHUB_")
+
+
+@pytest.fixture(scope="session")
+def shared_home() -> Iterator[Path]:
+    """A state directory for all tests of this worker: layers that one test has built serve the next."""
+    home = Path(tempfile.mkdtemp(prefix="lbhome"))
+    yield home
+    shutil.rmtree(home)
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch, shared_home: Path) -> None:
+    """No variable of the run around a test reaches what the test starts."""
+    for name in [name for name in os.environ if name.startswith(OF_OURS)]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("LAKEBRANCH_HOME", str(shared_home))
