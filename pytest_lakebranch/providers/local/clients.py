@@ -1,0 +1,98 @@
+"""The server processes that serve clients: found, and ended."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from dataclasses import dataclass, field
+
+from pytest_lakebranch.errors import BranchError
+from pytest_lakebranch.processes import LINUX
+from pytest_lakebranch.providers.local.processes import (
+    HAS_PIDFD,
+    await_end,
+    child_pids,
+    close_handles,
+    is_running,
+    open_handles,
+)
+from pytest_lakebranch.providers.local.server import Server
+from pytest_lakebranch.waiting import Deadline, poll
+
+CLIENT_KINDS = frozenset({"client backend", "walsender", "parallel worker"})
+GRACE_SECONDS = 0.02
+"""How long a process whose client has gone may take to notice."""
+END_SECONDS = 10.0
+KINDS = "select pid, backend_type from pg_stat_activity where pid = any(%s)"
+ALL = "select pid from pg_stat_activity where backend_type = any(%s) and pid <> pg_backend_pid()"
+TERMINATE = "select count(pg_terminate_backend(pid)) from unnest(%s::int[]) pid"
+
+
+@dataclass(slots=True)
+class Clients:
+    """The clients of one server. ``_others`` are its processes that serve none; they live as long as the server."""
+
+    server: Server
+    _others: set[int] = field(default_factory=set)
+
+    def present(self) -> set[int]:
+        """Processes that serve a client other than us, or are about to: pg_stat_activity does not show a process
+        that has just been forked, the list of the postmaster's children does.
+        """
+        if not LINUX:
+            return {row[0] for row in self.server.query(ALL, list(CLIENT_KINDS))}
+        control = self.server.control.info.backend_pid
+        pids = child_pids(self.server.pid) - self._others - {control}
+        running = {pid for pid in pids if is_running(pid)}
+        return self._serving(running) if running else running
+
+    def _serving(self, pids: set[int]) -> set[int]:
+        kinds: dict[int, str] = dict(self.server.query(KINDS, list(pids)))  # type: ignore[arg-type]  # two columns
+        others = {pid for pid, kind in kinds.items() if kind not in CLIENT_KINDS}
+        self._others |= others
+        return pids - others
+
+    def end(self) -> int:
+        """End them all and wait until they are gone; how many did not go by themselves within the grace.
+
+        Raises BranchError when some are still there, or come anew, after ten seconds.
+        """
+        if not (LINUX and HAS_PIDFD):
+            return self._end_by_query()
+        ended: set[int] = set()
+        deadline = Deadline(END_SECONDS)
+        while pids := self.present():
+            if deadline.passed:
+                raise self._stubborn(pids)
+            ended |= self._end_these(pids)
+        return len(ended)
+
+    def _end_these(self, pids: set[int]) -> set[int]:
+        handles = open_handles(pids)
+        try:
+            await_end(handles, GRACE_SECONDS)
+            if not handles:
+                return set()
+            left = set(handles) & self._serving(set(handles))
+            for pid in left:
+                with contextlib.suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(handles[pid], signal.SIGTERM)
+            await_end(handles, 1.0)
+            return left
+        finally:
+            close_handles(handles)
+
+    def _end_by_query(self) -> int:
+        poll(lambda: None if self.present() else True, deadline=Deadline(GRACE_SECONDS))
+        ended = self.present()
+        if ended:
+            self.server.query(TERMINATE, list(ended))
+        if poll(lambda: None if self.present() else True, deadline=Deadline(END_SECONDS)) is None:
+            raise self._stubborn(self.present())
+        return len(ended)
+
+    def _stubborn(self, pids: set[int]) -> BranchError:
+        return BranchError(
+            f"{self.server.name}: {len(pids)} client connections could not be ended in {END_SECONDS:.0f} s "
+            f"(server processes {', '.join(map(str, sorted(pids)))}); something may be reconnecting in a loop."
+        )

@@ -1,0 +1,187 @@
+"""A branch whose server runs."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from pytest_lakebranch.errors import BranchError
+from pytest_lakebranch.model import Endpoint, ForkPoint
+from pytest_lakebranch.providers.local import control_file
+from pytest_lakebranch.providers.local.clients import Clients
+from pytest_lakebranch.providers.local.freeze import PAGE_HEADER, Backup
+from pytest_lakebranch.providers.local.server import Server
+from pytest_lakebranch.providers.local.storage.base import Sealed
+
+STATE = (
+    "select pg_current_wal_insert_lsn()::text, (select count(*) from pg_get_replication_slots()), "
+    "(select count(*) from pg_prepared_xact())"
+)
+CONFIGURATION = ("postgresql.auto.conf", "postgresql.conf", "pg_hba.conf")
+
+
+class Owner(Protocol):
+    """What a compute needs of the provider that started it."""
+
+    def freeze(self, compute: LocalCompute) -> tuple[ForkPoint, Backup]:
+        """Freeze the present of ``compute``."""
+
+    def knows(self, at: ForkPoint) -> bool:
+        """Whether branches can still be forked from ``at``."""
+
+    def take_back(self, compute: LocalCompute, *, disposable: bool) -> None:
+        """Stop the server of ``compute`` and do with its files what is due. Idempotent."""
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What moves whenever anything is written, but for the rows of ``unlogged`` relations: the position in the log,
+    and what has no log.
+    """
+
+    position: int
+    slots: int
+    prepared: int
+    configuration: tuple[tuple[int, int, int], ...]
+    unlogged: int = 0
+
+    def difference(self, later: State) -> str | None:
+        """Why ``later`` may not be the same state of the branch; None when it certainly is."""
+        reasons = (
+            (later.position != self.position, f"wrote {later.position - self.position:,} bytes of WAL"),
+            (later.configuration != self.configuration, "configuration changed"),
+            (self.unlogged > 0, "unlogged relations"),
+            (later.slots > 0, "replication slots"),
+            (later.prepared > 0, "prepared transactions"),
+        )
+        return next((reason for holds, reason in reasons if holds), None)
+
+
+class LocalCompute:
+    """See Compute."""
+
+    def __init__(self, owner: Owner, server: Server, *, at: Sealed | None, endpoint: Endpoint) -> None:
+        self.server = server
+        self.at = at
+        self._owner = owner
+        self._endpoint = endpoint
+        self._clients = Clients(server)
+        self._mark: State | None = None
+        self._counted: State | None = None
+        self._frozen: tuple[ForkPoint, State] | None = None
+
+    @property
+    def name(self) -> str:
+        """See Compute."""
+        return self.server.name
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """See Compute."""
+        return self._endpoint
+
+    @property
+    def admin(self) -> Endpoint:
+        """See Compute."""
+        return self.server.endpoint(self._endpoint.dbname)
+
+    @property
+    def data(self) -> Path:
+        """The data directory, as this process can open it while the server lives."""
+        return self.server.place.data_seen_from_outside(self.server.pid)
+
+    def began(self) -> None:
+        """Take the present state for that of the sealed one, which the branch was just made from."""
+        if self.at is None:
+            return
+        self._counted = self._with_unlogged(self._state(), self.at.tree.unlogged)
+        self._frozen = (ForkPoint(self.at.key, str(self.at.data)), self._counted)
+
+    def mark(self) -> None:
+        """See Compute."""
+        self._mark = self._counted_state()
+
+    def change(self) -> str | None:
+        """See Compute."""
+        import psycopg
+
+        if not self.server.is_alive:
+            return f"server died: {self._last_words()}"
+        if self._mark is None:
+            return "no lease has begun"
+        try:
+            if self._clients.present():
+                return "a client is connected"
+            return self._mark.difference(self._state())
+        except (psycopg.Error, OSError) as error:
+            return f"server died: {self._last_words() or error}"
+
+    def _last_words(self) -> str:
+        lines = [line for line in self.server.log_tail(5).splitlines() if line.strip()]
+        return lines[-1] if lines else f"status {self.server.process.poll()}"
+
+    def end_connections(self) -> int:
+        """See Compute. Raises BranchError when a client cannot be ended, or returns in a loop."""
+        import psycopg
+
+        if not self.server.is_alive:
+            return 0
+        try:
+            return self._clients.end()
+        except psycopg.Error as error:
+            if self.server.is_alive and not self.server.control.broken:
+                raise BranchError(f"{self.name}: its connections could not be ended: {error}") from error
+            return 0
+
+    def fork_point(self) -> ForkPoint:
+        """See Compute. The rows of unlogged tables are not in it, as after a crash."""
+        import psycopg
+
+        if not self.server.is_alive:
+            raise BranchError(f"{self.name} cannot be forked: its server died: {self._last_words()}")
+        try:
+            return self._fork_point()
+        except psycopg.Error as error:
+            raise BranchError(f"{self.name} cannot be forked: {error}") from error
+
+    def _fork_point(self) -> ForkPoint:
+        before = self._state()
+        if self._frozen is not None and self._is_frozen_state(before, *self._frozen):
+            return self._frozen[0]
+        point, backup = self._owner.freeze(self)
+        after = self._counted_state()
+        # Only if nothing was written since the copy's end, and nothing but the log's position had moved before it,
+        # is the present what was frozen.
+        still = after.position <= backup.end + PAGE_HEADER and after.configuration == before.configuration
+        self._frozen = (point, after) if still else None
+        return point
+
+    def _is_frozen_state(self, present: State, point: ForkPoint, then: State) -> bool:
+        return then.difference(present) is None and self._owner.knows(point)
+
+    def discard(self, *, disposable: bool = False) -> None:
+        """See Compute."""
+        self._owner.take_back(self, disposable=disposable)
+
+    def _state(self) -> State:
+        position, slots, prepared = self.server.query(STATE)[0]
+        return State(control_file.position(position), slots, prepared, self._configuration())
+
+    def _configuration(self) -> tuple[tuple[int, int, int], ...]:
+        data = self.data
+        found = (os.stat(f"{data}/{name}") for name in CONFIGURATION)  # noqa: PTH116  (on every lease)
+        return tuple((file.st_ino, file.st_size, file.st_mtime_ns) for file in found)
+
+    def _counted_state(self) -> State:
+        """The present state with its number of unlogged relations; counted again only if the log moved."""
+        state = self._state()
+        if self._counted is None or self._counted.position != state.position:
+            names = (name for folder in (self.data / "base").iterdir() for name in os.listdir(folder))
+            self._counted = self._with_unlogged(state, sum(name.endswith("_init") for name in names))
+        return self._with_unlogged(state, self._counted.unlogged)
+
+    @staticmethod
+    def _with_unlogged(state: State, unlogged: int) -> State:
+        return State(state.position, state.slots, state.prepared, state.configuration, unlogged)

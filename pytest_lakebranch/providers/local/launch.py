@@ -1,0 +1,131 @@
+"""How programs of PostgreSQL are started: as an unprivileged user, tied to our life, from one long-lived thread."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+from pytest_lakebranch.errors import MachineError
+from pytest_lakebranch.processes import LINUX, environment_without_pg
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+UID_INSIDE = 1000
+"""Whom root becomes in a user namespace of a server: any uid but 0, which PostgreSQL refuses."""
+CHECK_PARENT = '[ "$PPID" = "$1" ] && shift && exec "$@"'
+MOUNT_OVERLAY = '[ "$PPID" = "$1" ] && cd "$2" && mount -t overlay -o "$3" overlay merged && shift 3 && exec "$@"'
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What this machine allows: found by trying, once for each provider.
+
+    ``unprivileged`` goes before every program of PostgreSQL. ``dies_with_us`` goes before servers: the signal is
+    the system's own act, so that it comes also when we are killed with -9.
+    """
+
+    unprivileged: tuple[str, ...]
+    dies_with_us: tuple[str, ...]
+    own_ipc: bool
+    namespaces: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Overlay:
+    """An overlay file system to mount on ``directory``/merged before a server starts in it.
+
+    Paths in ``options`` are relative to ``directory``: no character of the state directory's path gets into them.
+    """
+
+    directory: Path
+    options: str
+
+
+def inspect() -> Machine:
+    """Try what :class:`Machine` describes; raises MachineError for root on a machine without user namespaces."""
+    namespaces = LINUX and shutil.which("unshare") is not None and _works(_own_namespace(), "true")
+    if os.geteuid() == 0 and not namespaces:
+        raise MachineError(
+            "PostgreSQL refuses to run as root, and this machine refuses user namespaces, which would give the "
+            "server another uid (tried: unshare --user --map-user=1000 --map-group=1000 --ipc true). "
+            "Run pytest as an ordinary user, or allow user namespaces "
+            "(Docker: --security-opt seccomp=unconfined; Linux: sysctl user.max_user_namespaces)."
+        )
+    deathsig = ("setpriv", "--pdeathsig", "QUIT")
+    has_deathsig = LINUX and shutil.which("setpriv") is not None and _works(deathsig, "true")
+    prefix = _own_namespace() if namespaces else ()
+    return Machine(prefix, deathsig if has_deathsig else (), own_ipc=namespaces, namespaces=namespaces)
+
+
+def _own_namespace() -> tuple[str, ...]:
+    uid, gid = (os.geteuid() or UID_INSIDE), (os.getegid() or UID_INSIDE)
+    return ("unshare", "--user", f"--map-user={uid}", f"--map-group={gid}", "--ipc")
+
+
+def _works(prefix: Sequence[str], *program: str) -> bool:
+    return subprocess.run([*prefix, *program], capture_output=True, check=False).returncode == 0
+
+
+def environment() -> dict[str, str]:
+    """What PostgreSQL's programs see: nothing that would change how they behave or speak from machine to machine."""
+    kept = {name: value for name, value in environment_without_pg().items() if not name.startswith("LC_")}
+    kept.pop("NOTIFY_SOCKET", None)
+    return {**kept, "LC_ALL": "C", "TZ": "UTC"}
+
+
+class Launcher:
+    """Starts all programs from one thread, which lives until :meth:`close`.
+
+    The parent-death signal is sent when the *thread* that started a process ends (prctl(2), PR_SET_PDEATHSIG).
+    """
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="lakebranch-launcher")
+
+    def server(self, command: Sequence[str], *, overlay: Overlay | None, log: Path) -> subprocess.Popen[bytes]:
+        """Start a server that dies when we die, in a session of its own; its output goes to ``log``."""
+        return self._in_thread(_popen, self._server_command(command, overlay), log)
+
+    def run(self, command: Sequence[str], *, log: Path) -> int:
+        """Run a program to its end, from any thread's point of view at once with others; its exit status."""
+        return self._in_thread(_popen, self._server_command(command, None), log).wait()
+
+    def close(self) -> None:
+        """End the thread. Servers that still run end with it."""
+        self._thread.shutdown()
+
+    def _in_thread(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        return self._thread.submit(function, *args, **kwargs).result()
+
+    def _server_command(self, command: Sequence[str], overlay: Overlay | None) -> list[str]:
+        inside = [*self.machine.unprivileged, *command]
+        if overlay is not None:
+            arguments = [str(os.getpid()), str(overlay.directory), overlay.options, *inside]
+            return [*self.machine.dies_with_us, *IN_MOUNT_NAMESPACE, "sh", "-c", MOUNT_OVERLAY, "sh", *arguments]
+        if not self.machine.dies_with_us:
+            return inside
+        # Between our death and the request for its signal nobody would tell the server: hence the look at PPID.
+        return [*self.machine.dies_with_us, "sh", "-c", CHECK_PARENT, "sh", str(os.getpid()), *inside]
+
+
+IN_MOUNT_NAMESPACE = ("unshare", "--user", "--map-root-user", "--mount")
+
+
+def _popen(command: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env=environment(),
+            start_new_session=True,
+        )

@@ -1,0 +1,201 @@
+"""The cache of sealed layers, shared by all runs of the machine.
+
+    LAYERS/KEY.lock              held by the process that builds KEY
+    LAYERS/KEY/layer.json        the commit mark: which generation is valid, and what lies in it
+    LAYERS/KEY/GENERATION/       a sealed data directory
+
+A rebuild adds a generation and replaces the mark at once; who uses the older one holds a shared lock (flock) on its
+directory and keeps it. A generation without mark or user is removed by :meth:`Layers.sweep`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import json
+import os
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pytest_lakebranch.errors import BaseError
+from pytest_lakebranch.postgres.binaries import Binaries
+from pytest_lakebranch.processes import LINUX, boot_id
+from pytest_lakebranch.providers.local.disk import translated
+from pytest_lakebranch.providers.local.storage.base import Sealed, Storage
+from pytest_lakebranch.providers.local.storage.tree import scan
+
+FORMAT = 1
+"""Version of what lies in a layer; another one counts as no layer."""
+MARK = "layer.json"
+
+
+@dataclass(slots=True)
+class Layers:
+    """The cache, as one provider sees it. Locks it took on layers are held until :meth:`close`."""
+
+    directory: Path
+    storage: Storage
+    binaries: Binaries
+    _locks: dict[Path, int] = field(default_factory=dict)
+
+    @contextlib.contextmanager
+    def building(self, key: str) -> Iterator[None]:
+        """Exclude every other builder of ``key``; the system lets go when the holder dies."""
+        import filelock
+
+        with filelock.FileLock(self.directory / f"{key}.lock", mode=0o600):
+            yield
+
+    def find(self, key: str) -> Sealed | None:
+        """The layer ``key``, locked against removal; a damaged one is removed and counts as none."""
+        mark = self._read_mark(key)
+        if mark is None:
+            return None
+        data = self.directory / key / mark["generation"]
+        if not self._lock(data):
+            return None
+        tree = scan(data)
+        if {name: entry.size for name, entry in tree.files.items()} == mark["files"]:
+            return Sealed(key, data, tree)
+        self._unlock(data)
+        self._remove_damaged(key, mark["generation"])
+        return None
+
+    def _read_mark(self, key: str) -> dict[str, Any] | None:
+        try:
+            mark: dict[str, Any] = json.loads((self.directory / key / MARK).read_text())
+        except (OSError, ValueError):
+            return None
+        return mark if mark.get("format") == FORMAT else None
+
+    def _remove_damaged(self, key: str, generation: str) -> None:
+        """Unless somebody is building the key just now: then the mark may be a new one already."""
+        import filelock
+
+        with contextlib.suppress(filelock.Timeout), filelock.FileLock(self.directory / f"{key}.lock", timeout=0):
+            mark = self._read_mark(key)
+            if mark is not None and mark["generation"] == generation:
+                (self.directory / key / MARK).unlink()
+        self.sweep(key)
+
+    def commit(self, key: str, data: Path) -> Sealed:
+        """Move the stopped ``data`` into the cache as ``key`` and mark it valid; the mark is the last thing written.
+
+        Everything is on disk before the mark is: after a loss of power there is a whole layer or none.
+        """
+        with translated(self.directory, f"storing layer {key[:12]}", BaseError):
+            generation = self.directory / key / uuid.uuid4().hex[:12]
+            generation.parent.mkdir(mode=0o700, exist_ok=True)
+            self._lock(data)
+            try:
+                data.rename(generation)
+                self._locks[generation] = self._locks.pop(data)
+                tree = scan(generation)
+                sync(generation)
+                self._write_mark(generation, tree_facts=_facts(tree.size, {n: e.size for n, e in tree.files.items()}))
+            except BaseException:
+                self._unlock(generation)
+                self._unlock(data)
+                self.storage.remove(generation)
+                raise
+        self.sweep(key)
+        return Sealed(key, generation, tree)
+
+    def _write_mark(self, generation: Path, tree_facts: dict[str, Any]) -> None:
+        facts = {
+            "format": FORMAT,
+            "key": generation.parent.name,
+            "generation": generation.name,
+            "postgres": self.binaries.version,
+            "origin": self.binaries.origin,
+            "boot": boot_id(),
+            "created": time.time(),
+            **tree_facts,
+        }
+        mark = generation.parent / MARK
+        written = mark.with_suffix(f".{generation.name}")
+        try:
+            with written.open("w") as file:
+                json.dump(facts, file)
+                file.flush()
+                os.fsync(file.fileno())
+            written.replace(mark)
+        finally:
+            written.unlink(missing_ok=True)
+
+    def sweep(self, key: str) -> None:
+        """Remove generations of ``key`` that are not marked valid and that nobody uses."""
+        mark = self._read_mark(key)
+        folder = self.directory / key
+        if not folder.is_dir():
+            return
+        for entry in list(os.scandir(folder)):
+            if entry.is_dir(follow_symlinks=False) and (mark is None or entry.name != mark["generation"]):
+                self._remove_unused(Path(entry.path))
+        with contextlib.suppress(OSError):  # not empty: somebody uses a generation, or there is a valid one
+            folder.rmdir()
+
+    def _remove_unused(self, generation: Path) -> None:
+        try:
+            handle = os.open(generation, os.O_RDONLY | os.O_DIRECTORY)
+        except FileNotFoundError:
+            return
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self.storage.remove(generation)
+        except BlockingIOError:
+            return
+        finally:
+            os.close(handle)
+
+    def _lock(self, data: Path) -> bool:
+        """Take a shared lock on a directory; False when it is gone or being removed."""
+        if data in self._locks:
+            return True
+        try:
+            handle = os.open(data, os.O_RDONLY | os.O_DIRECTORY)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        try:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(handle)
+            return False
+        self._locks[data] = handle
+        return True
+
+    def _unlock(self, data: Path) -> None:
+        handle = self._locks.pop(data, None)
+        if handle is not None:
+            os.close(handle)
+
+    def close(self) -> None:
+        """Let go of all layers; they stay in the cache, but for those that were replaced meanwhile."""
+        keys = {data.parent.name for data in self._locks}
+        for data in list(self._locks):
+            self._unlock(data)
+        for key in keys:
+            self.sweep(key)
+
+
+def _facts(size: int, files: dict[str, int]) -> dict[str, Any]:
+    return {"bytes": size, "unlogged": sum(name.endswith("_init") for name in files), "files": files}
+
+
+def sync(directory: Path) -> None:
+    """Bring everything that was written to the file system of ``directory`` to its disk."""
+    if not LINUX:
+        os.sync()
+        return
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        if ctypes.CDLL(None, use_errno=True).syncfs(handle):
+            code = ctypes.get_errno()
+            raise OSError(code, os.strerror(code), str(directory))
+    finally:
+        os.close(handle)

@@ -1,0 +1,335 @@
+"""The local provider: sealed layers, branches of them, and the servers that make them databases."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import json
+import threading
+import uuid
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from pytest_lakebranch.config import Settings
+from pytest_lakebranch.errors import BaseError, BranchError, MachineError
+from pytest_lakebranch.model import Endpoint, ForkPoint, ProviderFacts
+from pytest_lakebranch.postgres import binaries
+from pytest_lakebranch.postgres.connect import connect
+from pytest_lakebranch.providers.base import Compute
+from pytest_lakebranch.providers.local import cluster, launch, layers, seal, storage
+from pytest_lakebranch.providers.local.compute import LocalCompute
+from pytest_lakebranch.providers.local.disk import translated
+from pytest_lakebranch.providers.local.freeze import Backup, freeze, recover
+from pytest_lakebranch.providers.local.places import Places
+from pytest_lakebranch.providers.local.server import Server, server_command
+from pytest_lakebranch.providers.local.server_settings import flags
+from pytest_lakebranch.providers.local.storage.base import Place, Sealed
+from pytest_lakebranch.providers.local.storage.tree import remove_tree, scan
+from pytest_lakebranch.state import State
+
+DIRECTORIES = ("branches", "building", "frozen")
+
+
+class LocalProvider:
+    """See Provider. Everything but layers lies in ``run_directory`` and in ``sockets``, and is gone after close().
+
+    Raises MachineError when PostgreSQL cannot run here or the wanted storage rung does not work.
+    """
+
+    def __init__(self, settings: Settings, *, state: State, run_directory: Path, sockets: Path) -> None:
+        self._settings = settings
+        self._binaries = binaries.find(settings.postgres)
+        machine = launch.inspect()
+        self._chosen = storage.choose(settings.storage, directory=run_directory, machine=machine)
+        self._storage = self._chosen.storage
+        self._launcher = launch.Launcher(machine)
+        self._layers = layers.Layers(state.layers, self._storage, self._binaries)
+        self._run_directory = run_directory
+        self._sockets = sockets
+        self._places = Places(run_directory / "branches", self._storage)
+        self._lock = threading.RLock()
+        self._numbers = itertools.count(1)
+        self._sealed: dict[str, Sealed] = {}
+        self._alive: set[LocalCompute] = set()
+        self._forgotten: set[str] = set()
+        self._closed = False
+        with translated(run_directory, "preparing the run's directory", MachineError):
+            for name in DIRECTORIES:
+                (run_directory / name).mkdir(mode=0o700, exist_ok=True)
+
+    @property
+    def facts(self) -> ProviderFacts:
+        """See Provider."""
+        found = self._binaries
+        return ProviderFacts("local", found.version, found.origin, self._storage.rung, self._chosen.reason)
+
+    @property
+    def root_key(self) -> str:
+        """See Provider."""
+        settings, found = self._settings, self._binaries
+        decisive = {
+            "format": layers.FORMAT,
+            "postgres": [found.version, found.origin],
+            "settings": settings.server_settings,
+            "locale": settings.locale,
+            "database": settings.database,
+            "user": settings.user,
+        }
+        return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
+
+    # -- layers
+
+    def cached(self, key: str) -> ForkPoint | None:
+        """See Provider."""
+        with self._lock:
+            sealed = self._sealed.get(key) or self._layers.find(key)
+            return None if sealed is None else self._known(sealed)
+
+    def building(self, key: str) -> AbstractContextManager[None]:
+        """See Provider."""
+        return self._layers.building(key)
+
+    def _known(self, sealed: Sealed) -> ForkPoint:
+        with self._lock:
+            self._sealed[sealed.key] = sealed
+        return ForkPoint(sealed.key, str(sealed.data))
+
+    def _sealed_at(self, at: ForkPoint) -> Sealed:
+        if self.cached(at.key) is None:
+            raise BranchError(f"there is no layer or frozen present {at.key} ({at.location}): was it removed?")
+        return self._sealed[at.key]
+
+    # -- building
+
+    def build(self, name: str, at: ForkPoint | None) -> Compute:
+        """See Provider."""
+        sealed = None if at is None else self._sealed_at(at)
+        directory = self._run_directory / "building" / f"w{next(self._numbers)}"
+        place = Place(directory, directory / "data")
+        with translated(directory, f"building {name}", BaseError), self._removed_on_failure(directory):
+            directory.mkdir(mode=0o700)
+            self._fill(place, sealed)
+            server = self._serve(name, place, building=True)
+            with _stopped_on_failure(server):
+                if sealed is None:
+                    names = {"user": self._settings.user, "database": self._settings.database}
+                    cluster.create_role_and_database(server, **names)
+                cluster.set_superuser(server, self._settings.user, superuser=True)
+            return self._registered(LocalCompute(self, server, at=None, endpoint=self._endpoint(server)))
+
+    def _fill(self, place: Place, sealed: Sealed | None) -> None:
+        if sealed is not None:
+            self._storage.copy(sealed.data, place.data, sealed.tree)
+            return
+        self._storage.make(place.data)
+        cluster.initialise(
+            place.data,
+            binaries=self._binaries,
+            locale=self._settings.locale,
+            launcher=self._launcher,
+            log=place.log,
+        )
+
+    def check_quiet(self, compute: Compute) -> None:
+        """See Provider."""
+        server = _local(compute).server
+        seal.with_words(server, lambda: seal.check_quiet(server))
+
+    def seal(self, compute: Compute, key: str) -> ForkPoint:
+        """See Provider."""
+        local = _local(compute)
+        try:
+            self.check_quiet(local)
+            cluster.set_superuser(local.server, self._settings.user, superuser=False)
+            with translated(self._run_directory, "sealing the base", BaseError):
+                seal.bring_to_rest(local.server)
+                return self._known(self._layers.commit(key, local.server.place.data))
+        except BranchError as error:
+            raise BaseError(f"the base could not be sealed: {error}") from error
+        finally:
+            local.discard(disposable=True)
+
+    # -- branches
+
+    def start(self, name: str, at: ForkPoint) -> Compute:
+        """See Provider."""
+        sealed = self._sealed_at(at)
+        with translated(self._run_directory, f"making branch {name}"):
+            place = self._places.take(sealed)
+        try:
+            server = self._serve(name, place)
+            compute = LocalCompute(self, server, at=sealed, endpoint=self._endpoint(server))
+            with _stopped_on_failure(server):
+                self._first_connection(compute)
+                compute.began()
+        except BaseException:
+            self._places.give_back(place, sealed, reusable=False)
+            raise
+        return self._registered(compute)
+
+    def _serve(self, name: str, place: Place, *, building: bool = False) -> Server:
+        """A server on ``place`` that is ready; on failure neither a process nor its socket directory is left."""
+        sockets = self._sockets / f"c{next(self._numbers)}"
+        sockets.mkdir(mode=0o700)
+        with self._removed_on_failure(sockets):
+            given = self._settings.server_settings
+            command = server_command(
+                self._binaries.program("postgres"), place.data, self._flags(sockets, building=building)
+            )
+            process = self._launcher.server(command, overlay=place.overlay, log=place.log)
+            server = Server(name, process, place, sockets, given)
+            with _stopped_on_failure(server):
+                server.wait_ready()
+            return server
+
+    def _flags(self, sockets: Path | None, *, building: bool = False) -> list[str]:
+        return flags(
+            sockets=sockets,
+            major=self._binaries.major,
+            own_ipc=self._launcher.machine.own_ipc,
+            user=self._settings.server_settings,
+            building=building,
+        )
+
+    def _endpoint(self, server: Server) -> Endpoint:
+        return server.endpoint(self._settings.database, self._settings.user)
+
+    def _first_connection(self, compute: LocalCompute) -> None:
+        """Connect as the tests will: so that the first of them finds the catalog's cache file made."""
+        import psycopg
+
+        try:
+            connect(compute.endpoint).close()
+        except psycopg.OperationalError as error:
+            raise BranchError(
+                f"{compute.name}: role {compute.endpoint.user!r} cannot connect to database "
+                f"{compute.endpoint.dbname!r}: {error}. Did a step drop, rename or lock it?"
+            ) from error
+
+    def _registered(self, compute: LocalCompute) -> LocalCompute:
+        with self._lock:
+            self._alive.add(compute)
+            if not self._closed:
+                return compute
+        compute.discard(disposable=True)
+        raise BranchError(f"{compute.name} was not started: the run is over.")
+
+    # -- what a compute asks of us
+
+    def freeze(self, compute: LocalCompute) -> tuple[ForkPoint, Backup]:
+        """See Owner."""
+        directory = self._run_directory / "frozen" / uuid.uuid4().hex[:12]
+        data = directory / "data"
+        with translated(directory, f"forking {compute.name}"), self._removed_on_failure(directory):
+            directory.mkdir(mode=0o700)
+            backup = freeze(compute.server, data, storage=self._storage)
+            recover(
+                data,
+                launcher=self._launcher,
+                postgres=self._binaries.program("postgres"),
+                flags=self._flags(None),
+                log=directory / "log",
+            )
+            return self._known(Sealed(f"frozen-{directory.name}", data, scan(data))), backup
+
+    def knows(self, at: ForkPoint) -> bool:
+        """See Owner."""
+        return at.key in self._sealed and at.key not in self._forgotten
+
+    def take_back(self, compute: LocalCompute, *, disposable: bool) -> None:
+        """See Owner."""
+        with self._lock:
+            if compute not in self._alive:
+                return
+            self._alive.remove(compute)
+        server = compute.server
+        sound = server.stop_at_once()
+        with translated(server.place.directory, f"removing {compute.name}"):
+            remove_tree(server.sockets)
+            if compute.at is None:
+                self._storage.remove(server.place.directory)
+                return
+            self._places.give_back(server.place, compute.at, reusable=sound and not disposable)
+            self._remove_forgotten(compute.at)
+
+    # -- giving back
+
+    def forget(self, at: ForkPoint) -> None:
+        """See Provider. Branches that still live keep it until the last of them is discarded."""
+        sealed = self._sealed.get(at.key)
+        if sealed is None or not self._is_frozen(sealed):
+            return
+        with self._lock:
+            self._forgotten.add(at.key)
+        self._remove_forgotten(sealed)
+
+    def _remove_forgotten(self, sealed: Sealed) -> None:
+        with self._lock:
+            used = any(compute.at is sealed for compute in self._alive)
+            if sealed.key not in self._forgotten or used:
+                return
+            self._forgotten.remove(sealed.key)
+            self._sealed.pop(sealed.key, None)
+        self._places.forget(sealed)
+        self._storage.remove(sealed.data.parent)
+
+    def _is_frozen(self, sealed: Sealed) -> bool:
+        return sealed.data.parent.parent == self._run_directory / "frozen"
+
+    def close(self) -> None:
+        """See Provider. All is tried; raises ExceptionGroup with what could not be removed."""
+        with self._lock:
+            self._closed = True
+            alive = list(self._alive)
+        failures: list[Exception] = []
+        for compute in alive:
+            with _gathered(failures):
+                compute.discard(disposable=True)
+        with _gathered(failures):
+            self._places.close()
+        for name in DIRECTORIES:
+            with _gathered(failures):
+                self._remove_all(self._run_directory / name)
+        self._launcher.close()
+        self._layers.close()
+        if failures:
+            raise ExceptionGroup("not everything of this run could be removed", failures)
+
+    def _remove_all(self, directory: Path) -> None:
+        for path in list(directory.iterdir()) if directory.is_dir() else ():
+            self._storage.remove(path)
+        remove_tree(directory)
+
+    @contextlib.contextmanager
+    def _removed_on_failure(self, directory: Path) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            self._storage.remove(directory)
+            raise
+
+
+@contextlib.contextmanager
+def _stopped_on_failure(server: Server) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        server.stop_at_once()
+        remove_tree(server.sockets)
+        raise
+
+
+@contextlib.contextmanager
+def _gathered(failures: list[Exception]) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, BranchError, MachineError) as error:
+        failures.append(error)
+
+
+def _local(compute: Compute) -> LocalCompute:
+    if not isinstance(compute, LocalCompute):
+        raise TypeError(f"{compute.name} is not a branch of the local provider")
+    return compute

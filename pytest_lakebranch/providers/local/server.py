@@ -1,0 +1,156 @@
+"""One postmaster: started, awaited, watched, stopped; and our control connection to it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pytest_lakebranch.errors import BranchError, LakebranchError, MachineError
+from pytest_lakebranch.model import Endpoint
+from pytest_lakebranch.postgres.connect import connect
+from pytest_lakebranch.providers.local.disk import FULL_IN_LOG, disk_full
+from pytest_lakebranch.providers.local.processes import Group
+from pytest_lakebranch.providers.local.storage.base import Place
+from pytest_lakebranch.state import PORT, SOCKET_NAME
+from pytest_lakebranch.waiting import Deadline, poll
+
+if TYPE_CHECKING:
+    import psycopg
+
+READY_SECONDS = 60.0
+STOP_SECONDS = 300.0
+"""How long a clean shutdown may take: it writes all of shared buffers."""
+NOT_YET = ("starting up", "not yet accepting", "No such file", "Connection refused", "closed the connection")
+"""What a connection is told while a server starts."""
+SUPERUSER = "postgres"
+MAINTENANCE = "postgres"
+
+
+@dataclass(slots=True)
+class Server:
+    """A running postmaster. ``control`` is our own connection to it, as superuser, in the maintenance database."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+    place: Place
+    sockets: Path
+    user_settings: Mapping[str, str]
+    connection: psycopg.Connection[Any] | None = field(default=None)
+
+    @property
+    def pid(self) -> int:
+        """The postmaster's process id."""
+        return self.process.pid
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the postmaster runs."""
+        return self.process.poll() is None
+
+    @property
+    def control(self) -> psycopg.Connection[Any]:
+        """The control connection; there is one once :meth:`wait_ready` has returned."""
+        if self.connection is None:
+            raise BranchError(f"{self.name}: its server has been stopped.")
+        return self.connection
+
+    def endpoint(self, dbname: str, user: str = SUPERUSER) -> Endpoint:
+        """Where to reach a database of this server."""
+        return Endpoint(str(self.sockets), PORT, user, dbname)
+
+    def wait_ready(self) -> None:
+        """Wait for the first successful connection and keep it; raises BranchError or MachineError with the log."""
+        socket = self.sockets / SOCKET_NAME
+        deadline = Deadline(READY_SECONDS)
+        self.connection = poll(lambda: self._try_connect(socket), deadline=deadline)
+        if self.connection is None:
+            raise BranchError(
+                f"the server of {self.name} was not ready after {READY_SECONDS:.0f} s. Its log ends:\n{self.log_tail()}"
+            )
+
+    def _try_connect(self, socket: Path) -> psycopg.Connection[Any] | None:
+        if not self.is_alive:
+            raise self.start_failure()
+        if not socket.exists():
+            return None
+        import psycopg
+
+        try:
+            return connect(self.endpoint(MAINTENANCE), autocommit=True, prepare_threshold=0)
+        except psycopg.OperationalError as error:
+            if any(words in str(error) for words in NOT_YET):
+                return None
+            raise BranchError(f"the server of {self.name} refuses its own superuser: {error}{self._blame()}") from error
+
+    def start_failure(self) -> LakebranchError:
+        """The error for a server that ended while it started: its own words first."""
+        tail = self.log_tail()
+        if FULL_IN_LOG in tail:
+            return disk_full(self.place.directory, f"starting {self.name}")
+        fatal = [line for line in tail.splitlines() if "FATAL" in line or "PANIC" in line]
+        said = fatal[-1] if fatal else tail or "(nothing in its log)"
+        kind = MachineError if self.user_settings else BranchError
+        return kind(
+            f"the server of {self.name} did not start (status {self.process.returncode}): {said}{self._blame()}"
+        )
+
+    def _blame(self) -> str:
+        if not self.user_settings:
+            return ""
+        given = ", ".join(f"{name}={value}" for name, value in self.user_settings.items())
+        return f"\nIt was started with lakebranch_settings: {given}. Check these first."
+
+    def log_tail(self, lines: int = 20) -> str:
+        """The last lines of the server's log."""
+        try:
+            with self.place.log.open("rb") as log:
+                log.seek(max(0, log.seek(0, os.SEEK_END) - 200 * lines))
+                return "\n".join(log.read().decode(errors="replace").splitlines()[-lines:])
+        except OSError:
+            return ""
+
+    def stop_cleanly(self) -> None:
+        """End all sessions, write everything to the data files and stop; raises BranchError when that fails."""
+        self.close_connection()
+        group = Group.of(self.pid, self.place.data)
+        self.process.send_signal(signal.SIGINT)
+        status = poll(self.process.poll, deadline=Deadline(STOP_SECONDS), every=0.002)
+        if status != 0:
+            raise BranchError(f"the server of {self.name} did not stop cleanly ({status}):\n{self.log_tail()}")
+        group.end()
+
+    def stop_at_once(self) -> bool:
+        """Stop without writing anything, and wait until the last process is gone. Idempotent.
+
+        Returns whether the server was alive and did end by itself, so that nothing of it can be running on.
+        """
+        was_alive = self.is_alive
+        group = Group.of(self.pid, self.place.data, orphans=not was_alive)
+        self.process.send_signal(signal.SIGCONT)
+        self.process.send_signal(signal.SIGQUIT)
+        if poll(self.process.poll, deadline=Deadline(10.0)) is None:
+            self.process.kill()
+            self.process.wait()
+            was_alive = False
+        self.close_connection()
+        return group.end() == 0 and was_alive
+
+    def close_connection(self) -> None:
+        """Close the control connection."""
+        if self.connection is not None:
+            self.connection.close()
+            self.connection = None
+
+    def query(self, sql: str, *args: object) -> list[tuple[Any, ...]]:
+        """Run one statement on the control connection."""
+        return self.control.execute(sql, args or None).fetchall()  # type: ignore[call-overload,no-any-return]
+
+
+def server_command(postgres: str, data: Path, flags: Sequence[str]) -> list[str]:
+    """The command line of a server on ``data``."""
+    return [postgres, "-D", str(data), *flags]

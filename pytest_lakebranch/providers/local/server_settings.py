@@ -1,0 +1,62 @@
+"""The settings that every server gets on its command line, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from pytest_lakebranch.state import PORT
+
+ALWAYS: dict[str, str] = {
+    "listen_addresses": "",
+    "port": str(PORT),
+    "unix_socket_permissions": "0700",
+    "fsync": "off",  # a branch does not survive its run
+    "synchronous_commit": "off",
+    "full_page_writes": "off",
+    "max_connections": "100",
+    "shared_buffers": "16MB",  # many servers at once, each with little data of its own; evicting is quick
+    "huge_pages": "off",  # a few megabytes gain nothing, and the machine's supply may be short
+    "autovacuum": "off",  # it would write to a branch that its test only reads
+    "bgwriter_lru_maxpages": "0",
+    "max_logical_replication_workers": "0",
+    "max_wal_senders": "0",
+    "max_replication_slots": "0",
+    "wal_level": "replica",  # the least with which a running branch can be copied
+    "wal_log_hints": "on",  # so that nothing changes a page without moving the log
+    "wal_keep_size": "256MB",  # the log since a lease began must stay readable
+    "wal_init_zero": "off",
+    "min_wal_size": "2MB",
+    "checkpoint_timeout": "1d",
+    "restart_after_crash": "off",  # a crashed branch is replaced: recovery would redo what was undone
+    "log_destination": "stderr",
+    "logging_collector": "off",
+}
+BUILDING: dict[str, str] = {
+    "shared_buffers": "128MB",
+    "maintenance_work_mem": "256MB",
+    "max_wal_size": "4GB",
+    "wal_keep_size": "0",
+}
+"""What differs while a base is built: loading much data has other needs than a short test."""
+
+
+def flags(
+    *, sockets: Path | None, major: int, own_ipc: bool, user: Mapping[str, str], building: bool = False
+) -> list[str]:
+    """The ``-c`` flags of a server; the user's settings come last, and so win."""
+    ours = dict(ALWAYS)
+    # Without an IPC namespace of its own, what a killed server held would stay in the system.
+    ours["dynamic_shared_memory_type"] = "sysv" if own_ipc else "mmap"
+    ours["unix_socket_directories"] = "" if sockets is None else _quoted(str(sockets))
+    if major >= 18:
+        ours["io_method"] = "sync"  # no worker processes
+    if building:
+        ours |= BUILDING
+    pairs = [*ours.items(), *user.items()]
+    return [word for name, value in pairs for word in ("-c", f"{name}={value}")]
+
+
+def _quoted(path: str) -> str:
+    """As one element of a list of directories (SplitDirectoriesString, varlena.c)."""
+    return '"' + path.replace('"', '""') + '"'

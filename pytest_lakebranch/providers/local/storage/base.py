@@ -1,0 +1,74 @@
+"""What a storage rung does, and the place it makes for a branch."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from pytest_lakebranch.config import Rung
+from pytest_lakebranch.providers.local.launch import Overlay
+from pytest_lakebranch.providers.local.storage.tree import Tree
+
+
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """An immutable data directory of a cleanly stopped server, and what lies in it."""
+
+    key: str
+    data: Path
+    tree: Tree
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """The files of one branch.
+
+    ``directory`` is the branch's own and holds everything; ``data`` is where its server finds the data directory,
+    which for an ``overlay`` exists only in the server's own mount namespace.
+    """
+
+    directory: Path
+    data: Path
+    overlay: Overlay | None = None
+
+    @property
+    def log(self) -> Path:
+        """The server's log."""
+        return self.directory / "log"
+
+    def data_seen_from_outside(self, pid: int) -> Path:
+        """The data directory as any process can open it while the server with ``pid`` lives."""
+        return self.data if self.overlay is None else Path(f"/proc/{pid}/root{self.data}")
+
+
+class Storage(Protocol):
+    """One rung of the storage ladder. Raises OSError; then what it began to make may be left to :meth:`remove`."""
+
+    rung: Rung
+    recycles: bool
+    """Whether :meth:`refresh` is quicker than :meth:`remove` and a new :meth:`branch`."""
+
+    def make(self, data: Path) -> None:
+        """Make an empty directory for a new data directory; its parent exists."""
+
+    def copy(self, source: Path, data: Path, tree: Tree, *, live: bool = False) -> None:
+        """Make ``data`` a data directory of its own: ``tree`` as it lies in ``source``, or everything in it.
+
+        With ``live`` a running server owns ``source``, which may be an overlay's view.
+        """
+
+    def branch(self, sealed: Sealed, directory: Path) -> Place:
+        """Make ``directory`` a branch of ``sealed``."""
+
+    def refresh(self, place: Place, sealed: Sealed) -> None:
+        """Put the files of a stopped branch back to those of ``sealed``, from which it was made."""
+
+    def remove(self, directory: Path) -> None:
+        """Remove ``directory`` with everything in it; nothing there is fine."""
+
+
+def relative(path: Path, start: Path) -> str:
+    """``path`` as seen from ``start``: what both have in common does not appear in it."""
+    return os.path.relpath(path, start)
