@@ -47,7 +47,7 @@ class Clients:
         return self._serving(running) if running else running
 
     def _serving(self, pids: set[int]) -> set[int]:
-        kinds: dict[int, str] = dict(self.server.query(KINDS, list(pids)))  # type: ignore[arg-type]  # two columns
+        kinds: dict[int, str] = dict(self.server.query(KINDS, list(pids)))
         others = {pid for pid, kind in kinds.items() if kind not in CLIENT_KINDS}
         self._others |= others
         return pids - others

@@ -36,7 +36,7 @@ def initialise(data: Path, *, binaries: Binaries, locale: str, launcher: Launche
 
 
 def locale_flags(locale: str, major: int) -> list[str]:
-    """What initdb is told: C.UTF-8 comes from PostgreSQL itself where it can (17), ``icu:X`` from ICU, else from libc."""
+    """What initdb is told: C.UTF-8 is PostgreSQL's own from version 17 on, ``icu:X`` is ICU's, others are libc's."""
     if locale.startswith("icu:"):
         return ["--locale=C", "--locale-provider=icu", f"--icu-locale={locale.removeprefix('icu:')}"]
     if locale == BUILTIN and major >= 17:
@@ -65,7 +65,7 @@ def _failure(said: str, *, data: Path, locale: str, binaries: Binaries) -> Machi
     words = " ".join(lines[-3:])
     if re.search(r"locale|ICU|collation", words):
         return MachineError(
-            f"lakebranch_locale is {locale!r}, which PostgreSQL {binaries.version} ({binaries.origin}) cannot use here: "
+            f"lakebranch_locale is {locale!r}, which PostgreSQL {binaries.version} ({binaries.origin}) cannot use: "
             f"{words}. `locale -a` lists the machine's locales (Debian and Ubuntu: `apt-get install locales`, then "
             "`locale-gen`); the embedded PostgreSQL has no ICU: set lakebranch_postgres to a system one for that."
         )

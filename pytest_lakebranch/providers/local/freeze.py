@@ -5,7 +5,6 @@ Unlogged tables are empty in what was frozen, as after a crash: the log does not
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -103,22 +102,21 @@ def _complete(source: Path, target: Path, backup: Backup) -> None:
     for name in ("postmaster.pid", "postmaster.opts", "standby.signal", "recovery.signal"):
         (target / name).unlink(missing_ok=True)
     (target / "backup_label").write_text(backup.label)
-    available = {name[8:]: name for name in os.listdir(source / "pg_wal") if len(name) == 24}
-    _copy_log(source, target, (available.get(segment) for segment in backup.segments))
+    available = {path.name[8:]: path for path in (source / "pg_wal").iterdir() if len(path.name) == 24}
+    _copy_log(target, (available.get(segment) for segment in backup.segments))
 
 
 def _content(directory: Path) -> Iterator[Path]:
     return iter(list(directory.iterdir()) if directory.is_dir() else [])
 
 
-def _copy_log(source: Path, target: Path, names: Iterable[str | None]) -> None:
-    for name in names:
-        if name is None:
+def _copy_log(target: Path, segments: Iterable[Path | None]) -> None:
+    for segment in segments:
+        if segment is None:
             raise BranchError(
                 "the log of the copied branch was recycled during the copy: too much was written meanwhile."
             )
-        content = (source / "pg_wal" / name).read_bytes()
-        (target / "pg_wal" / name).write_bytes(content)
+        (target / "pg_wal" / segment.name).write_bytes(segment.read_bytes())
 
 
 def recover(data: Path, *, launcher: Launcher, postgres: str, flags: list[str], log: Path) -> None:

@@ -95,6 +95,6 @@ def _working_in(data: Path) -> set[int]:
     for entry in os.scandir("/proc"):
         if entry.name.isdigit():
             with contextlib.suppress(OSError):
-                if os.readlink(f"/proc/{entry.name}/cwd") == str(data):
+                if Path(f"/proc/{entry.name}/cwd").readlink() == data:
                     found.add(int(entry.name))
     return found

@@ -16,6 +16,7 @@ from pytest_lakebranch.config import Settings
 from pytest_lakebranch.errors import BaseError, BranchError, MachineError
 from pytest_lakebranch.model import Endpoint, ForkPoint, ProviderFacts
 from pytest_lakebranch.postgres import binaries
+from pytest_lakebranch.postgres.binaries import Binaries
 from pytest_lakebranch.postgres.connect import connect
 from pytest_lakebranch.providers.base import Compute
 from pytest_lakebranch.providers.local import cluster, launch, layers, seal, storage
@@ -30,6 +31,17 @@ from pytest_lakebranch.providers.local.storage.tree import remove_tree, scan
 from pytest_lakebranch.state import State
 
 DIRECTORIES = ("branches", "building", "frozen")
+
+
+def facts_of(settings: Settings, state: State) -> ProviderFacts:
+    """What a provider with these settings would say of itself; raises what it would raise. Starts nothing."""
+    found = binaries.find(settings.postgres)
+    chosen = storage.choose(settings.storage, directory=state.home, machine=launch.inspect())
+    return _facts(found, chosen)
+
+
+def _facts(found: Binaries, chosen: storage.Chosen) -> ProviderFacts:
+    return ProviderFacts("local", found.version, found.origin, chosen.storage.rung, chosen.reason)
 
 
 class LocalProvider:
@@ -62,8 +74,7 @@ class LocalProvider:
     @property
     def facts(self) -> ProviderFacts:
         """See Provider."""
-        found = self._binaries
-        return ProviderFacts("local", found.version, found.origin, self._storage.rung, self._chosen.reason)
+        return _facts(self._binaries, self._chosen)
 
     @property
     def root_key(self) -> str:

@@ -148,7 +148,7 @@ class Server:
 
     def query(self, sql: str, *args: object) -> list[tuple[Any, ...]]:
         """Run one statement on the control connection."""
-        return self.control.execute(sql, args or None).fetchall()  # type: ignore[call-overload,no-any-return]
+        return self.control.execute(sql, args or None).fetchall()
 
 
 def server_command(postgres: str, data: Path, flags: Sequence[str]) -> list[str]:

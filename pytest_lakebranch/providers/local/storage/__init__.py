@@ -94,7 +94,7 @@ def _temporary(directory: Path) -> Iterator[Path]:
         remove_tree(place)
 
 
-def _try_snapshot(place: Path, machine: Machine) -> str | None:
+def _try_snapshot(place: Path, _machine: Machine) -> str | None:
     if MACOS:
         return "macOS has no btrfs"
     storage = SnapshotStorage()
@@ -117,7 +117,7 @@ def _try_overlay(place: Path, machine: Machine) -> str | None:
     return None if done.returncode == 0 else " ".join(done.stderr.split()) or f"exit status {done.returncode}"
 
 
-def _try_reflink(place: Path, machine: Machine) -> str | None:
+def _try_reflink(place: Path, _machine: Machine) -> str | None:
     (place / "a").mkdir()
     (place / "a" / "file").write_bytes(bytes(8192))
     if MACOS:
@@ -125,14 +125,14 @@ def _try_reflink(place: Path, machine: Machine) -> str | None:
         return None
     source, target = os.open(place / "a" / "file", os.O_RDONLY), os.open(place / "c", os.O_WRONLY | os.O_CREAT, 0o600)
     try:
-        copying.share_blocks(source, target, 8192)
+        copying.share_blocks(source, target)
     finally:
         os.close(source)
         os.close(target)
     return None
 
 
-def _try_copy(place: Path, machine: Machine) -> str | None:
+def _try_copy(place: Path, _machine: Machine) -> str | None:
     (place / "file").write_bytes(b"x")
     return None
 

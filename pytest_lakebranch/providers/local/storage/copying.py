@@ -14,7 +14,7 @@ CHUNK = 1 << 20
 NO_DATA = errno.ENXIO
 
 
-def share_blocks(source: int, target: int, size: int) -> None:
+def share_blocks(source: int, target: int) -> None:
     """Let ``target`` share the blocks of ``source`` until either is written (FICLONE)."""
     fcntl.ioctl(target, FICLONE, source)
 
@@ -22,7 +22,7 @@ def share_blocks(source: int, target: int, size: int) -> None:
 def share_or_copy(source: int, target: int, size: int) -> None:
     """Share blocks where the file system can, else copy."""
     try:
-        share_blocks(source, target, size)
+        share_blocks(source, target)
     except OSError as error:
         if error.errno not in CANNOT:
             raise

@@ -1,4 +1,4 @@
-"""The rung of every Linux with user namespaces: an overlay, mounted by the server's own launch, over the sealed files."""
+"""The rung of every Linux with user namespaces: an overlay over the sealed files, mounted by the server's launch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pytest_lakebranch.providers.local.storage.tree import CopyFile
 
 UNSAFE = frozenset(':,\\"')
 OPTIONS = "lowerdir={lower},upperdir=upper,workdir=work,volatile,userxattr"
-"""``volatile``: never sync. ``userxattr``: marks of removed directories are kept where an ordinary user may set them."""
+"""``volatile``: never sync. ``userxattr``: keep marks of removed directories where an ordinary user may set them."""
 
 
 class OverlayStorage(CopyStorage):

@@ -153,7 +153,7 @@ def remove_tree(directory: Path) -> None:
         shutil.rmtree(directory, onerror=_try_again)
 
 
-def _try_again(function: Callable[[str], object], path: str, failure: object) -> None:
+def _try_again(_function: Callable[[str], object], path: str, _failure: object) -> None:
     """For shutil.rmtree: open what is closed (overlayfs keeps a directory of mode 0000) and do it again."""
     if not os.path.lexists(path):
         return
