@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import copyreg
 import functools
 import inspect
 from collections.abc import Iterator
+from datetime import date, time, timedelta
+from decimal import Decimal
+from enum import Enum
 from pathlib import Path, PurePath
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
@@ -12,7 +16,8 @@ from typing import Any
 from pytest_lakebranch.errors import ConfigError
 from pytest_lakebranch.steps import files
 
-_PLAIN = (str, bytes, int, float, complex, bool, type(None), PurePath)
+_PLAIN = (str, bytes, int, float, complex, bool, type(None), PurePath, date, time, timedelta, Decimal, Enum)
+_BUILT_IN = "built-in"
 
 
 def identity(value: Any, label: str) -> str:
@@ -61,7 +66,9 @@ def _pieces(value: Any, label: str) -> list[Any]:
             pieces = [value.__func__, value.__self__]
         case BuiltinFunctionType():
             pieces = [value.__module__, value.__qualname__]
-        case type() | ModuleType():
+        case type():
+            pieces = [value.__qualname__, _source(value, label), *value.__bases__]
+        case ModuleType():
             pieces = [value.__name__, _source(value, label)]
         case _:
             pieces = [type(value), _state(value, label)]
@@ -72,7 +79,7 @@ def _source(value: Any, label: str) -> str:
     try:
         file = Path(inspect.getsourcefile(value) or "")
     except TypeError:  # built into Python
-        return "built-in"
+        return _BUILT_IN
     if not file.is_file():
         raise ConfigError(
             f"{label}: {value!r} has no source file, so a change of it could not be noticed. Put it into a module."
@@ -80,13 +87,17 @@ def _source(value: Any, label: str) -> str:
     return files.digest(file, label)
 
 
-def _state(value: Any, label: str) -> dict[str, Any]:
-    """The attributes of an object that was written in Python, which are all it carries."""
-    kind = type(value)
-    slots = [name for base in kind.__mro__ for name in getattr(base, "__slots__", ())]
-    if kind.__module__ == "builtins" or not (slots or hasattr(value, "__dict__")):
+def _state(value: Any, label: str) -> Any:
+    """What would be pickled: Python refuses that for objects that carry more than it can see."""
+    try:
+        reduced = copyreg.dispatch_table.get(type(value), _reduce)(value)
+    except TypeError as error:
         raise ConfigError(
-            f"{label}: it carries a {kind.__qualname__}, whose content cannot be told, so a change could not be "
+            f"{label}: it carries a {type(value).__qualname__}, whose content cannot be told, so a change could not be "
             "noticed. Carry plain values only, or write a Step with a fingerprint of its own."
-        )
-    return {**getattr(value, "__dict__", {}), **{name: getattr(value, name) for name in slots if hasattr(value, name)}}
+        ) from error
+    return reduced if isinstance(reduced, str) else reduced[1:3]
+
+
+def _reduce(value: object) -> Any:
+    return value.__reduce_ex__(2)

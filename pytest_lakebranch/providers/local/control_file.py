@@ -33,7 +33,7 @@ def read(data: Path) -> Control:
 
 
 def segment_suffix(position: int) -> str:
-    """The last sixteen digits of the name of the log segment that holds ``position``; eight for the timeline precede."""
+    """The last sixteen digits of the name of the log segment with ``position``; eight for its timeline precede."""
     per_file = (1 << 32) // SEGMENT
     high, low = divmod(position // SEGMENT, per_file)
     return f"{high:08X}{low:08X}"
