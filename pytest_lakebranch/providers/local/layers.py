@@ -48,7 +48,7 @@ class Layers:
         """Exclude every other builder of ``key``; the system lets go when the holder dies."""
         import filelock
 
-        with filelock.FileLock(self.directory / f"{key}.lock", mode=0o600):
+        with filelock.FileLock(self.directory / f"{key}.lock", mode=0o600, thread_local=False):
             yield
 
     def find(self, key: str) -> Sealed | None:
