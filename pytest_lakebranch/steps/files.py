@@ -69,9 +69,12 @@ def size_text(count: int) -> str:
 def existing(label: str, written: str, root: Path) -> Path:
     """The file or folder that ``written`` names; ConfigError with the nearest name when there is none."""
     path = root / Path(written).expanduser()
-    if path.is_file() or path.is_dir():
-        return path
-    raise ConfigError(f"{label}: there is no file or folder {path}.{_near(path)}")
+    try:
+        if path.is_file() or path.is_dir():
+            return path
+        raise ConfigError(f"{label}: there is no file or folder {path}.{_near(path)}")
+    except OSError as error:
+        raise ConfigError(f"{label}: {path} cannot be looked at: {error.strerror}.") from error
 
 
 def _near(path: Path) -> str:

@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import re
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -58,7 +59,7 @@ def check_names(file: Path, attribute: str, label: str) -> None:
         return
     try:
         source = file.read_bytes()
-        tree = ast.parse(source, str(file))
+        tree = _parsed(source, file)
     except OSError as error:
         raise ConfigError(f"{label}: {file} cannot be read: {error.strerror}.") from error
     except (SyntaxError, ValueError) as error:
@@ -69,6 +70,12 @@ def check_names(file: Path, attribute: str, label: str) -> None:
     first = attribute.partition(".")[0]
     if not re.search(rf"\b{re.escape(first)}\b", text) and not _DYNAMIC.search(text):
         raise ConfigError(f"{label}: {file} defines no {first}.{did_you_mean(first, _functions(tree))}")
+
+
+def _parsed(source: bytes, file: Path) -> ast.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the import will tell about them, where the user can filter them
+        return ast.parse(source, str(file))
 
 
 def _functions(tree: ast.Module) -> list[str]:

@@ -116,12 +116,13 @@ def _where(error: BaseException, root: Path) -> str:
     if isinstance(error, SyntaxError) and error.filename:
         return f"{files.shown(Path(error.filename), root)}:{error.lineno}"
     frames = [(Path(frame.f_code.co_filename), line) for frame, line in traceback.walk_tb(error.__traceback__)]
-    theirs = [(file, line) for file, line in frames if _is_users(file)] or frames[-1:]
-    return f"{files.shown(theirs[-1][0], root)}:{theirs[-1][1]}" if theirs else "its call"
-
-
-def _is_users(file: Path) -> bool:
-    return file.is_file() and "site-packages" not in file.parts and not str(file).startswith(_NOT_THE_USERS)
+    readable = [(file, line) for file, line in frames if file.is_file() and not str(file).startswith(_NOT_THE_USERS)]
+    own = [(file, line) for file, line in readable if "site-packages" not in file.parts]
+    installed = [(file, line) for file, line in readable if "psycopg" not in file.parts]
+    if not own and not installed:
+        return "its call"
+    file, number = (own or installed)[-1]
+    return f"{files.shown(file, root)}:{number}"
 
 
 def _statement(error: BaseException) -> str:

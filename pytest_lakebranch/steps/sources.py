@@ -5,7 +5,7 @@ from __future__ import annotations
 import copyreg
 import functools
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import date, time, timedelta
 from decimal import Decimal
 from enum import Enum
@@ -90,7 +90,8 @@ def _source(value: Any, label: str) -> str:
 def _state(value: Any, label: str) -> Any:
     """What would be pickled: Python refuses that for objects that carry more than it can see."""
     try:
-        reduced = copyreg.dispatch_table.get(type(value), _reduce)(value)
+        reduce: Callable[[Any], Any] = copyreg.dispatch_table.get(type(value), _reduce)
+        reduced = reduce(value)
     except TypeError as error:
         raise ConfigError(
             f"{label}: it carries a {type(value).__qualname__}, whose content cannot be told, so a change could not be "

@@ -25,6 +25,7 @@ from pytest_lakebranch.processes import environment_without_pg
 from pytest_lakebranch.steps.base import Workplace
 
 AS_ORDINARY_USER = ["unshare", "--user", "--map-user=1000", "--map-group=1000"] if os.geteuid() == 0 else []
+KEPT_DATABASES = 10
 INSTALLATIONS = {"embedded": "embedded", "system": "/usr/lib/postgresql/15/bin"}
 
 
@@ -40,10 +41,13 @@ class Server:
         return connect(Endpoint(str(self.sockets), 5432, "postgres", dbname), autocommit=True)
 
     def place(self, root: Path, names: Iterator[int] = itertools.count()) -> Workplace:  # noqa: B008  (shared on purpose)
-        """A workplace on a fresh database."""
-        name = f"app{next(names)}"
+        """A workplace on a fresh database; those of earlier tests are dropped."""
+        number = next(names)
+        name = f"app{number}"
         with self.connect() as conn:
-            conn.execute(f'CREATE DATABASE "{name}"')
+            conn.execute(f"CREATE DATABASE {name}")
+            if number >= KEPT_DATABASES:
+                conn.execute(f"DROP DATABASE IF EXISTS app{number - KEPT_DATABASES} WITH (FORCE)")
         return Workplace(Endpoint(str(self.sockets), 5432, "postgres", name), self.binaries, root)
 
     def clients_of(self, place: Workplace) -> int:
@@ -84,12 +88,13 @@ def dump(server: Server, path: Path, style: str, script: str, *options: str) -> 
 def running(which: str) -> Iterator[Server]:
     """A new server of one installation, stopped and deleted afterwards."""
     binaries = find(INSTALLATIONS[which])
-    sockets = Path(tempfile.mkdtemp(prefix="lb", dir="/tmp"))
+    sockets = Path(tempfile.mkdtemp(prefix="lb", dir=_fast_directory()))
     data = sockets / "data"
     environ = environment_without_pg()
     initdb = [*AS_ORDINARY_USER, binaries.program("initdb"), "-D", data, "-U", "postgres", "-A", "trust", "-N"]
     subprocess.run([*initdb, "--locale=C", "--encoding=UTF8"], check=True, capture_output=True, env=environ)
     settings = {"listen_addresses": "", "unix_socket_directories": sockets, "fsync": "off", "autovacuum": "off"}
+    settings |= {"max_wal_size": "64MB", "min_wal_size": "32MB"}
     options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
     with (sockets / "log").open("w") as log:
         command = [*AS_ORDINARY_USER, binaries.program("postgres"), "-D", data, "-p", "5432", *options]
@@ -102,6 +107,12 @@ def running(which: str) -> Iterator[Server]:
         process.send_signal(signal.SIGQUIT)
         process.wait()
         shutil.rmtree(sockets)
+
+
+def _fast_directory() -> str:
+    """Memory if there is plenty: creating a database takes ten times as long on a disk."""
+    memory = Path("/dev/shm")
+    return str(memory) if memory.is_dir() and shutil.disk_usage(memory).free > 2**30 else "/tmp"
 
 
 def _wait_for(server: Server, process: subprocess.Popen[bytes]) -> None:

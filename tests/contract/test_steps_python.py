@@ -90,7 +90,7 @@ def test_failing_import_is_located(place: Workplace) -> None:
         ("def load(conn):\n    yield\n", "is an async function or a generator"),
         ("load = 3\n", "load is a int, not a callable"),
         ("def lood(conn): ...\n# load\n", r"has no load\. Did you mean lood\?"),
-        ("def load(): ...\n", r"load\(\) takes 0 positional arguments but 1 was given"),
+        ("def load(): ...\n", r"its call:\n    TypeError: load\(\) takes 0 positional arguments but 1 was given"),
         (
             "def load(conn):\n    try: conn.execute('nonsense')\n    except Exception: pass\n",
             "it returned after a statement had failed",

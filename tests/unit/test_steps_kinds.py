@@ -82,6 +82,7 @@ def test_step_object_is_taken_as_it_is(root: Path) -> None:
         ("sql:shema.sql", "{root}/shema.sql. Did you mean schema.sql?"),
         ("sql:no/schema.sql", "Its folder {root}/no does not exist."),
         ("dump:shop.dmp", "{root}/shop.dmp. Did you mean shop.dump?"),
+        (f"sql:{'x' * 300}", "cannot be looked at: File name too long"),
         ("sql:empty", "the folder {root}/empty has no file named *.sql"),
         ("dump:empty", "the folder {root}/empty has no toc.dat"),
         ("python:pkg.seed", "'pkg.seed' is not of the form PKG.MOD:CALLABLE"),
