@@ -16,9 +16,10 @@ from pytest_lakebranch.errors import ConfigError
 
 _NAME = rb"(?P<name>'(?:[^'\n]|'')*'|\"[^\"\n]*\"|[^\s;\\]+)"
 _INCLUDE = re.compile(rb"\\(?P<command>ir?|include(?:_relative)?|lo_import)[ \t]+" + _NAME)
-_COPY = re.compile(rb"\\copy\b.*?\bfrom[ \t]+" + _NAME, re.IGNORECASE)
+_COPY = re.compile(rb"\\copy\b.*?\b(?i:from)[ \t]+" + _NAME)
 _SERVER_COPY = re.compile(rb"\bfrom\s+(?P<name>'/[^'\n]+')", re.IGNORECASE)
 _RELATIVE = (b"ir", b"include_relative")
+_PIECE = 1 << 20
 _NOT_FILES = ("stdin", "pstdin", "program")
 
 
@@ -39,21 +40,21 @@ def included(file: Path, *, cwd: Path, label: str) -> list[tuple[str, Path]]:
 
 def _read_by(file: Path, cwd: Path, label: str) -> Iterator[tuple[str, Path, bool]]:
     try:
-        with file.open("rb") as lines:
-            for line in lines:
-                if b"\\" in line or b"'/" in line:
-                    yield from _named_in(line, file.parent, cwd)
+        with file.open("rb") as source:
+            while text := source.read(_PIECE) + source.readline():
+                yield from _named_in(text, file.parent, cwd)
     except OSError as error:
         raise ConfigError(f"{label}: {file} cannot be read: {error.strerror}.") from error
 
 
-def _named_in(line: bytes, folder: Path, cwd: Path) -> Iterator[tuple[str, Path, bool]]:
-    for match in _INCLUDE.finditer(line):
+def _named_in(text: bytes, folder: Path, cwd: Path) -> Iterator[tuple[str, Path, bool]]:
+    """The files named in some whole lines; the tests for a substring make big files of data cheap."""
+    for match in _INCLUDE.finditer(text):
         if name := _unquoted(match["name"]):
             base = folder if match["command"] in _RELATIVE else cwd
             yield name, base / Path(name).expanduser(), match["command"] != b"lo_import"
-    for pattern in (_COPY, _SERVER_COPY):
-        for match in pattern.finditer(line):
+    for sign, pattern in ((b"\\copy", _COPY), (b"'/", _SERVER_COPY)):
+        for match in pattern.finditer(text) if sign in text else ():
             name = _unquoted(match["name"])
             if name and name.lower() not in _NOT_FILES:
                 yield name, cwd / Path(name).expanduser(), False
