@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -28,6 +28,9 @@ class Desk(Protocol):
     def release(self, branch: Branch) -> object:
         """End the branch's lease."""
 
+    def once(self, branch: Branch, work: Callable[[Branch], object]) -> None:
+        """Have work done for the branch by one worker of the run."""
+
 
 class Branch:
     """An isolated copy-on-write copy of a database cluster, with a server of its own, on lease.
@@ -40,6 +43,7 @@ class Branch:
         self._desk = desk
         self._grant = grant
         self.ended = False
+        self.opened: set[int] = set()
 
     @property
     def lease(self) -> str:
@@ -86,11 +90,15 @@ class Branch:
 
     def connect(self, **kwargs: Any) -> psycopg.Connection[Any]:
         """A psycopg connection to the tests' database; keyword arguments are those of ``psycopg.connect``."""
-        return connect.connect(self.endpoint, **kwargs)
+        connection = connect.connect(self.endpoint, **kwargs)
+        self.opened.add(connection.info.backend_pid)
+        return connection
 
     async def aconnect(self, **kwargs: Any) -> psycopg.AsyncConnection[Any]:
         """An asynchronous psycopg connection; keyword arguments are those of ``psycopg.AsyncConnection.connect``."""
-        return await connect.aconnect(self.endpoint, **kwargs)
+        connection = await connect.aconnect(self.endpoint, **kwargs)
+        self.opened.add(connection.info.backend_pid)
+        return connection
 
     @contextmanager
     def fork(self) -> Iterator[Branch]:
@@ -110,6 +118,14 @@ class Branch:
         """Go back to the state in which the branch was leased; ends all open connections to it."""
         __tracebackhide__ = True
         self._desk.reset(self)
+
+    def once(self, work: Callable[[Branch], object]) -> None:
+        """Call ``work(branch)`` in one worker of the run only; in the others, wait until it is done.
+
+        This is how ``lakebranch_run`` is filled: a fixture that fills it runs in every worker. If ``work`` raises,
+        the error is raised here, and the next worker that comes tries again.
+        """
+        self._desk.once(self, work)
 
     def __repr__(self) -> str:
         state = "released" if self.ended else f"at {self._grant.endpoint.host}"

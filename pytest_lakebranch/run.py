@@ -57,6 +57,7 @@ class Run:
         self._shared: dict[Purpose, Branch] = {}
         self._trouble: LakebranchError | None = None
         self._target: Branch | tuple[str, str] | None = None
+        self._behind: Branch | tuple[str, str] | None = None
         self.frameworks = Frameworks(str(sockets_root()))
 
     # -- the host
@@ -166,10 +167,24 @@ class Run:
         if self._seat is None:
             return
         to = target or self._shared.get("worker") or self._shared.get("run") or (OUTSIDE, HINT)
+        before, self._behind = self._behind, to
         if isinstance(to, Branch):
             self._seat.lead_to(to.endpoint)
         else:
             self._seat.refuse(*to)
+        if isinstance(before, Branch) and before is not to and not before.ended:
+            self._host.disconnect(before.lease, but=before.opened)
+
+    def once(self, branch: Branch, work: Callable[[Branch], object]) -> None:
+        """Have ``work`` done for a branch by one worker of the run; returns when it is done."""
+        key = f"{branch.lease} {work.__module__}.{work.__qualname__}"
+        if self._host.begin(key):
+            done = False
+            try:
+                work(branch)
+                done = True
+            finally:
+                self._host.end(key, done=done)
 
     # -- the end
 

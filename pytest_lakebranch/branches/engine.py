@@ -6,7 +6,7 @@ import itertools
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -15,6 +15,7 @@ from pytest_lakebranch.branches.address import Address
 from pytest_lakebranch.branches.background import Background
 from pytest_lakebranch.branches.base import Bases
 from pytest_lakebranch.branches.lease import Loan, Request
+from pytest_lakebranch.branches.once import Once
 from pytest_lakebranch.branches.pool import Pool
 from pytest_lakebranch.errors import BranchError
 from pytest_lakebranch.ledger import Ledger
@@ -38,6 +39,7 @@ class Engine:
         self._spares = workers + 1
         self._numbers = itertools.count(1)
         self.bases = Bases(provider, name=self._name, rebuild=rebuild)
+        self.once = Once()
         self._background = Background()
         self._lock = threading.Lock()
         self._pools: dict[str, Pool] = {}
@@ -110,6 +112,12 @@ class Engine:
         self._ledger.enter("reset", lease=lease, branch=grant.branch)
         return grant
 
+    def disconnect(self, lease: str, but: Collection[int]) -> int:
+        """End the client connections of a leased branch, but those of the server processes ``but``; how many."""
+        loan = self._loan(lease)
+        with loan.lock:
+            return loan.compute.end_connections(but=frozenset(but))
+
     def _loan(self, lease: str) -> Loan:
         with self._lock:
             if lease not in self._loans:
@@ -119,6 +127,7 @@ class Engine:
     def worker_gone(self, worker: str) -> None:
         """End all that a worker held when it died or left; the branches of the run stay."""
         self.bases.void(worker)
+        self.once.void(worker)
         with self._lock:
             held = [loan for loan in self._loans.values() if self._dies_with(worker, loan)]
             for loan in held:

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Collection
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,20 @@ class HostClient:
     def reset(self, lease: str) -> Grant:
         """Put the branch of a lease back into the state it was leased in."""
         return wire.grant(self._call("reset", lease=lease))
+
+    def disconnect(self, lease: str, *, but: Collection[int]) -> int:
+        """End a branch's client connections, but those of the given server processes; how many there were."""
+        count: int = self._call("disconnect", lease=lease, but=list(but))
+        return count
+
+    def begin(self, key: str) -> bool:
+        """Whether this worker is to do the work ``key``; False when it is done. Waits while another is at it."""
+        mine: bool = self._call("begin", key=key, worker=self._worker)
+        return mine
+
+    def end(self, key: str, *, done: bool) -> None:
+        """Say that the work was done, or failed."""
+        self._call("end", key=key, done=done)
 
     def finish(self) -> Summary:
         """End the run; returns when its branches are gone and the host has ended."""

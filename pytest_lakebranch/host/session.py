@@ -13,7 +13,7 @@ from pytest_lakebranch.branches.lease import Request
 class Session:
     """One worker's side of the engine."""
 
-    CALLS = ("base", "stepped", "built", "failed", "lease", "release", "reset")
+    CALLS = ("base", "stepped", "built", "failed", "lease", "release", "reset", "disconnect", "begin", "end")
 
     def __init__(self, engine: Engine, *, programs: str) -> None:
         self._engine = engine
@@ -43,6 +43,15 @@ class Session:
 
     def _release(self, lease: str) -> dict[str, Any]:
         return asdict(self._engine.release(lease))
+
+    def _disconnect(self, lease: str, but: list[int]) -> int:
+        return self._engine.disconnect(lease, but)
+
+    def _begin(self, key: str, worker: str) -> bool:
+        return self._engine.once.begin(key, worker)
+
+    def _end(self, key: str, done: bool) -> None:
+        self._engine.once.end(key, done=done)
 
     def _reset(self, lease: str) -> dict[str, Any]:
         return asdict(self._engine.reset(lease))

@@ -26,9 +26,10 @@ class Compute(Protocol):
     def mark(self) -> None:
         """Remember the present state as the one that a lease begins in."""
 
-    def end_connections(self) -> int:
-        """End every client connection but our own and wait until it is gone; return how many had to be ended.
+    def end_connections(self, *, but: frozenset[int] = frozenset()) -> int:
+        """End every client connection but our own and those served by the processes ``but``; wait until they are gone.
 
+        Returns how many had to be ended.
         A connection that its client has closed already, and whose server process is about to exit, does not count.
         """
 

@@ -52,16 +52,16 @@ class Clients:
         self._others |= others
         return pids - others
 
-    def end(self) -> int:
-        """End them all and wait until they are gone; how many did not go by themselves within the grace.
+    def end(self, but: frozenset[int] = frozenset()) -> int:
+        """End all of them but ``but`` and wait until they are gone; how many did not go by themselves in time.
 
         Raises BranchError when some are still there, or come anew, after ten seconds.
         """
         if not (LINUX and HAS_PIDFD):
-            return self._end_by_query()
+            return self._end_by_query(but)
         ended: set[int] = set()
         deadline = Deadline(END_SECONDS)
-        while pids := self.present():
+        while pids := self.present() - but:
             if deadline.passed:
                 raise self._stubborn(pids)
             ended |= self._end_these(pids)
@@ -82,12 +82,12 @@ class Clients:
         finally:
             close_handles(handles)
 
-    def _end_by_query(self) -> int:
-        poll(lambda: None if self.present() else True, deadline=Deadline(GRACE_SECONDS))
-        ended = self.present()
+    def _end_by_query(self, but: frozenset[int]) -> int:
+        poll(lambda: None if self.present() - but else True, deadline=Deadline(GRACE_SECONDS))
+        ended = self.present() - but
         if ended:
             self.server.query(TERMINATE, list(ended))
-        if poll(lambda: None if self.present() else True, deadline=Deadline(END_SECONDS)) is None:
+        if poll(lambda: None if self.present() - but else True, deadline=Deadline(END_SECONDS)) is None:
             raise self._stubborn(self.present())
         return len(ended)
 

@@ -122,12 +122,12 @@ class LocalCompute:
         lines = [line for line in self.server.log_tail(5).splitlines() if line.strip()]
         return lines[-1] if lines else f"status {self.server.process.poll()}"
 
-    def end_connections(self) -> int:
+    def end_connections(self, *, but: frozenset[int] = frozenset()) -> int:
         """See Compute. Raises BranchError when a client cannot be ended, or returns in a loop."""
         import psycopg
 
         try:
-            return self._clients.end() if self.server.is_alive else 0
+            return self._clients.end(but) if self.server.is_alive else 0
         except psycopg.OperationalError:
             return 0  # the server is dying: change() will say so
 
