@@ -90,14 +90,20 @@ class LocalCompute:
     @property
     def data(self) -> Path:
         """The data directory, as this process can open it while the server lives."""
-        return self.server.place.data_seen_from_outside(self.server.pid)
+        return self.server.data
 
     def began(self) -> None:
-        """Take the present state for that of the sealed one, which the branch was just made from."""
+        """Take the present state for that of the sealed one, which the branch was just made from.
+
+        Where the log stands is asked of the first branch of a sealed state; it is the same in all.
+        """
         if self.at is None:
             return
-        self._counted = self._with_unlogged(self._state(), self.at.tree.unlogged)
-        self._frozen = (ForkPoint(self.at.key, str(self.at.data)), self._counted)
+        if self.at.position is None:
+            self.at.position = self._state().position
+        state = State(self.at.position, 0, 0, self._configuration(), self.at.tree.unlogged)
+        self._counted = state
+        self._frozen = (ForkPoint(self.at.key, str(self.at.data)), state)
 
     def mark(self) -> None:
         """See Compute."""

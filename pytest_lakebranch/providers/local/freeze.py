@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pytest_lakebranch.errors import BranchError
 from pytest_lakebranch.postgres.connect import connect
-from pytest_lakebranch.providers.local import control_file
+from pytest_lakebranch.providers.local import catalog_cache, control_file
 from pytest_lakebranch.providers.local.control_file import SEGMENT, segment_suffix
 from pytest_lakebranch.providers.local.launch import Launcher
 from pytest_lakebranch.providers.local.seal import strip
@@ -54,7 +54,7 @@ def freeze(server: Server, target: Path, *, storage: Storage) -> Backup:
 
     Clients may write meanwhile. Raises OSError, psycopg.Error or BranchError.
     """
-    source = server.place.data_seen_from_outside(server.pid)
+    source = server.data
     with connect(server.endpoint(MAINTENANCE), autocommit=True) as session:
         session.execute("select pg_backup_start('lakebranch', fast => true)")
         storage.copy(source, target, _wanted(scan(source)), live=True)
@@ -131,4 +131,6 @@ def recover(data: Path, *, launcher: Launcher, postgres: str, flags: list[str], 
         )
     for name in ("backup_label.old", "tablespace_map.old"):
         (data / name).unlink(missing_ok=True)
+    for path in data.glob(f"**/{catalog_cache.KEPT}"):
+        path.unlink()
     strip(data)

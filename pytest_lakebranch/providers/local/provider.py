@@ -17,9 +17,8 @@ from pytest_lakebranch.errors import BaseError, BranchError, MachineError
 from pytest_lakebranch.model import Endpoint, ForkPoint, ProviderFacts
 from pytest_lakebranch.postgres import binaries
 from pytest_lakebranch.postgres.binaries import Binaries
-from pytest_lakebranch.postgres.connect import connect
 from pytest_lakebranch.providers.base import Compute
-from pytest_lakebranch.providers.local import cluster, launch, layers, seal, storage
+from pytest_lakebranch.providers.local import catalog_cache, cluster, launch, layers, seal, storage
 from pytest_lakebranch.providers.local.compute import LocalCompute
 from pytest_lakebranch.providers.local.disk import translated
 from pytest_lakebranch.providers.local.freeze import Backup, freeze, recover
@@ -154,6 +153,7 @@ class LocalProvider:
         try:
             self.check_quiet(local)
             cluster.set_superuser(local.server, self._settings.user, superuser=False)
+            seal.check_reachable(local.endpoint)
             with translated(self._run_directory, "sealing the base", BaseError):
                 seal.bring_to_rest(local.server)
                 return self._known(self._layers.commit(key, local.server.place.data))
@@ -170,17 +170,18 @@ class LocalProvider:
         with translated(self._run_directory, f"making branch {name}"):
             place = self._places.take(sealed)
         try:
-            server = self._serve(name, place)
+            server = self._serve(name, place, caches=self._caches(sealed))
             compute = LocalCompute(self, server, at=sealed, endpoint=self._endpoint(server))
             with _stopped_on_failure(server):
-                self._first_connection(compute)
                 compute.began()
         except BaseException:
             self._places.give_back(place, sealed, reusable=False)
             raise
         return self._registered(compute)
 
-    def _serve(self, name: str, place: Place, *, building: bool = False) -> Server:
+    def _serve(
+        self, name: str, place: Place, *, building: bool = False, caches: dict[str, bytes] | None = None
+    ) -> Server:
         """A server on ``place`` that is ready; on failure neither a process nor its socket directory is left."""
         sockets = self._sockets / f"c{next(self._numbers)}"
         sockets.mkdir(mode=0o700)
@@ -193,6 +194,8 @@ class LocalProvider:
             server = Server(name, process, place, sockets, given)
             with _stopped_on_failure(server):
                 server.wait_ready()
+                catalog_cache.give(server.data, caches or {})
+                server.open_control()
             return server
 
     def _flags(self, sockets: Path | None, *, building: bool = False) -> list[str]:
@@ -207,17 +210,11 @@ class LocalProvider:
     def _endpoint(self, server: Server) -> Endpoint:
         return server.endpoint(self._settings.database, self._settings.user)
 
-    def _first_connection(self, compute: LocalCompute) -> None:
-        """Connect as the tests will: so that the first of them finds the catalog's cache file made."""
-        import psycopg
-
-        try:
-            connect(compute.endpoint).close()
-        except psycopg.OperationalError as error:
-            raise BranchError(
-                f"{compute.name}: role {compute.endpoint.user!r} cannot connect to database "
-                f"{compute.endpoint.dbname!r}: {error}. Did a step drop, rename or lock it?"
-            ) from error
+    @staticmethod
+    def _caches(sealed: Sealed) -> dict[str, bytes]:
+        if sealed.caches is None:
+            sealed.caches = catalog_cache.read(sealed.data)
+        return sealed.caches
 
     def _registered(self, compute: LocalCompute) -> LocalCompute:
         with self._lock:

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from pytest_lakebranch.errors import BaseError, LakebranchError
+from pytest_lakebranch.model import Endpoint
 from pytest_lakebranch.postgres.connect import connect
-from pytest_lakebranch.providers.local import control_file
+from pytest_lakebranch.providers.local import catalog_cache, control_file
 from pytest_lakebranch.providers.local.disk import disk_full
 from pytest_lakebranch.providers.local.server import Server
-from pytest_lakebranch.providers.local.storage.tree import NEVER_COPIED, remove_tree
+from pytest_lakebranch.providers.local.storage.tree import MADE_BY_SERVERS, remove_tree
 from pytest_lakebranch.waiting import Deadline, poll
 
 GRACE_SECONDS = 1.0
@@ -72,15 +73,32 @@ def bring_to_rest(server: Server) -> None:
     server.stop_cleanly()
     if control_file.read(server.place.data).state != control_file.SHUT_DOWN:
         raise BaseError(f"{server.name} was not shut down cleanly:\n{server.log_tail()}")
+    catalog_cache.keep(server.place.data)
     strip(server.place.data)
 
 
 def _vacuum_all(server: Server) -> None:
-    for (name,) in server.query("select datname from pg_database where datallowconn"):
+    names = [row[0] for row in server.query("select datname from pg_database where datallowconn")]
+    for name in names:
         with connect(server.endpoint(name), autocommit=True) as connection:
             connection.execute("vacuum (freeze, analyze)")
             connection.execute("vacuum (freeze)")
     server.control.execute("checkpoint")
+    for name in names:
+        connect(server.endpoint(name)).close()  # makes the cache of the catalog as it is now
+
+
+def check_reachable(endpoint: Endpoint) -> None:
+    """Raise BaseError when tests could not connect: here once, rather than in each test."""
+    import psycopg
+
+    try:
+        connect(endpoint).close()
+    except psycopg.OperationalError as error:
+        raise BaseError(
+            f"the base cannot be used: role {endpoint.user!r} cannot connect to database {endpoint.dbname!r}: {error}. "
+            "A step must not drop, rename or lock what lakebranch_user and lakebranch_database name."
+        ) from error
 
 
 def with_words(server: Server, action: Callable[[], Any]) -> None:
@@ -111,7 +129,7 @@ def strip(data: Path) -> None:
 
 
 def _needless(data: Path) -> Iterator[Path]:
-    for name in NEVER_COPIED:
+    for name in MADE_BY_SERVERS:
         yield from data.glob(name)
         yield from data.glob(f"global/{name}")
         yield from data.glob(f"base/*/{name}")

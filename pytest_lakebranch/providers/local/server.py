@@ -16,7 +16,7 @@ from pytest_lakebranch.postgres.connect import connect
 from pytest_lakebranch.providers.local.disk import FULL_IN_LOG, disk_full
 from pytest_lakebranch.providers.local.processes import Group
 from pytest_lakebranch.providers.local.storage.base import Place
-from pytest_lakebranch.state import PORT, SOCKET_NAME
+from pytest_lakebranch.state import PORT
 from pytest_lakebranch.waiting import Deadline, poll
 
 if TYPE_CHECKING:
@@ -25,15 +25,15 @@ if TYPE_CHECKING:
 READY_SECONDS = 60.0
 STOP_SECONDS = 300.0
 """How long a clean shutdown may take: it writes all of shared buffers."""
-NOT_YET = ("starting up", "not yet accepting", "No such file", "Connection refused", "closed the connection")
-"""What a connection is told while a server starts."""
+STATUS_LINE = 7
+"""Of postmaster.pid, from 0 (LOCK_FILE_LINE_PM_STATUS, pidfile.h)."""
 SUPERUSER = "postgres"
 MAINTENANCE = "postgres"
 
 
 @dataclass(slots=True)
 class Server:
-    """A running postmaster. ``control`` is our own connection to it, as superuser, in the maintenance database."""
+    """A postmaster, and our own connection to it: as superuser, in the maintenance database."""
 
     name: str
     process: subprocess.Popen[bytes]
@@ -54,37 +54,44 @@ class Server:
 
     @property
     def control(self) -> psycopg.Connection[Any]:
-        """The control connection; there is one once :meth:`wait_ready` has returned."""
+        """The control connection; there is one between :meth:`open_control` and stopping."""
         if self.connection is None:
             raise BranchError(f"{self.name}: its server has been stopped.")
         return self.connection
+
+    @property
+    def data(self) -> Path:
+        """The data directory, as this process can open it while the server lives."""
+        return self.place.data_seen_from_outside(self.pid)
 
     def endpoint(self, dbname: str, user: str = SUPERUSER) -> Endpoint:
         """Where to reach a database of this server."""
         return Endpoint(str(self.sockets), PORT, user, dbname)
 
     def wait_ready(self) -> None:
-        """Wait for the first successful connection and keep it; raises BranchError or MachineError with the log."""
-        socket = self.sockets / SOCKET_NAME
-        deadline = Deadline(READY_SECONDS)
-        self.connection = poll(lambda: self._try_connect(socket), deadline=deadline)
-        if self.connection is None:
+        """Wait until the server accepts connections; raises BranchError or MachineError with the log."""
+        if poll(self._is_ready, deadline=Deadline(READY_SECONDS)) is None:
             raise BranchError(
                 f"the server of {self.name} was not ready after {READY_SECONDS:.0f} s. Its log ends:\n{self.log_tail()}"
             )
 
-    def _try_connect(self, socket: Path) -> psycopg.Connection[Any] | None:
+    def _is_ready(self) -> bool | None:
+        """What the server says of itself: asking by connecting costs it a process each time."""
         if not self.is_alive:
             raise self.start_failure()
-        if not socket.exists():
+        try:
+            lines = (self.data / "postmaster.pid").read_text().splitlines()
+        except OSError:
             return None
+        return True if len(lines) > STATUS_LINE and lines[STATUS_LINE].strip() == "ready" else None
+
+    def open_control(self) -> None:
+        """Open the control connection; raises BranchError."""
         import psycopg
 
         try:
-            return connect(self.endpoint(MAINTENANCE), autocommit=True, prepare_threshold=0)
+            self.connection = connect(self.endpoint(MAINTENANCE), autocommit=True, prepare_threshold=0)
         except psycopg.OperationalError as error:
-            if any(words in str(error) for words in NOT_YET):
-                return None
             raise BranchError(f"the server of {self.name} refuses its own superuser: {error}{self._blame()}") from error
 
     def start_failure(self) -> LakebranchError:

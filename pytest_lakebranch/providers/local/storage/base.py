@@ -12,13 +12,17 @@ from pytest_lakebranch.providers.local.launch import Overlay
 from pytest_lakebranch.providers.local.storage.tree import Tree
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Sealed:
-    """An immutable data directory of a cleanly stopped server, and what lies in it."""
+    """An immutable data directory of a cleanly stopped server, what lies in it, and what is learned of it later:
+    where the log of each server stands that is started on it, and its kept caches of the catalog.
+    """
 
     key: str
     data: Path
     tree: Tree
+    position: int | None = None
+    caches: dict[str, bytes] | None = None
 
 
 @dataclass(frozen=True, slots=True)

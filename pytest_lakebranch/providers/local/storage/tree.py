@@ -15,8 +15,9 @@ CopyFile = Callable[[int, int, int], None]
 """Brings ``size`` bytes from one open file to another, empty one: (source, target, size)."""
 
 THREADS = min(4, os.cpu_count() or 1)
-NEVER_COPIED = frozenset({"postmaster.pid", "postmaster.opts", "pg_internal.init"})
-"""Files that a server makes anew when it starts; pg_internal.init is removed by every start (StartupXLOG)."""
+MADE_BY_SERVERS = frozenset({"postmaster.pid", "postmaster.opts", "pg_internal.init"})
+"""Files that belong to one life of a server: each start makes or removes them."""
+NEVER_COPIED = MADE_BY_SERVERS | {"lakebranch.init"}
 
 
 @dataclass(frozen=True, slots=True)
