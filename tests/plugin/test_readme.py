@@ -1,0 +1,83 @@
+"""What the README shows, run as shown."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pytest_lakebranch import __all__ as public, config, hookspecs, markers
+from pytest_lakebranch.markers import PER_TEST, WIDER
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+FILES = re.findall(r"<!-- file: (\S+) -->\n```\w+\n(.*?)```", README, re.DOTALL)
+COMMANDS = [line[2:] for block in re.findall(r"```console\n(.*?)```", README, re.DOTALL) for line in block.splitlines()]
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A directory with every file that the README shows."""
+    for name, text in FILES:
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+    (tmp_path / "parentage" / "pytest.ini").write_text("[pytest]\n")  # else pytest takes the outer example's settings
+    return tmp_path
+
+
+@pytest.mark.parametrize(("folder", "passed"), [(".", 3), ("app", 2), ("parentage", 4)])
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_files_as_shown(project: Path, folder: str, passed: int, workers: str) -> None:
+    """Each example of the README passes as a project of its own, with and without workers."""
+    files = [path.name for path in (project / folder).glob("test_*.py")]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-n",
+        workers,
+        "--rootdir=.",
+        "-p",
+        "no:django",
+        "-p",
+        "no:asyncio",
+        *files,
+    ]
+    done = subprocess.run(command, cwd=project / folder, capture_output=True, text=True, check=False)
+    assert f"{passed} passed" in done.stdout, done.stdout + done.stderr
+
+
+def test_every_code_block_is_accounted_for() -> None:
+    """A block of code is a file of an example or a command; there is no third kind that nobody runs."""
+    blocks = re.findall(r"^```(\w+)$", README, re.MULTILINE)
+    assert len(FILES) == len([kind for kind in blocks if kind != "console"])
+
+
+def test_commands_are_those_we_test() -> None:
+    """The commands are the targets of the Makefile, the wheel's installation and pytest."""
+    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for command in COMMANDS:
+        program, *words = command.split()
+        known = {"make": set(words) <= targets, "pip": words[:1] == ["install"], "pytest": words in ([], ["-n", "2"])}
+        assert known[program], command
+
+
+def test_every_setting_fixture_hook_and_marker_is_documented() -> None:
+    """What can be asked for stands in the README."""
+    rows = set(re.findall(r"^\| `(\w+)` \|", README.split("<!-- settings -->")[1].split("\n\n")[0], re.MULTILINE))
+    assert rows == {row.name for row in config.TABLE}
+    hooks = [name for name in vars(hookspecs) if name.startswith("pytest_lakebranch_")]
+    for name in (*PER_TEST, *WIDER, *hooks, *(name for name in public if name.islower() and name[0] != "_")):
+        assert f"`{name}" in README, name
+    for isolation in markers.ISOLATIONS:
+        assert f'"{isolation}"' in README
+
+
+def test_links_lead_somewhere() -> None:
+    """Every relative link of the README exists."""
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target
