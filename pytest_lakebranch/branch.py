@@ -81,12 +81,15 @@ class Branch:
     @property
     def endpoint(self) -> Endpoint:
         """Where to connect, and as whom."""
+        self._check()
+        return self._grant.endpoint
+
+    def _check(self) -> None:
         if self.ended:
             raise BranchError(
                 f"branch {self.name} was released when its fixture ended. Ask for a branch of its own "
                 "(lakebranch, lakebranch_factory, lakebranch_fixture) where it is needed longer."
             )
-        return self._grant.endpoint
 
     def connect(self, **kwargs: Any) -> psycopg.Connection[Any]:
         """A psycopg connection to the tests' database; keyword arguments are those of ``psycopg.connect``."""
@@ -108,6 +111,7 @@ class Branch:
         empty in it, as after a crash. The application's URL does not move.
         """
         __tracebackhide__ = True
+        self._check()
         child = self._desk.fork(self)
         try:
             yield child
@@ -117,6 +121,7 @@ class Branch:
     def reset(self) -> None:
         """Go back to the state in which the branch was leased; ends all open connections to it."""
         __tracebackhide__ = True
+        self._check()
         self._desk.reset(self)
 
     def once(self, work: Callable[[Branch], object]) -> None:
