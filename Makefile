@@ -18,6 +18,7 @@ test: $(VENV)/.installed  ## lint, types, import contract and all tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy tests/typing
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -n 2
 

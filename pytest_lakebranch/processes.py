@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import os
 import subprocess
 import sys
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -94,3 +96,8 @@ def environment_without_pg() -> dict[str, str]:
     libpq reads some twenty of them (PGHOSTADDR, PGSERVICE, PGOPTIONS, …); none may lead a program of ours elsewhere.
     """
     return {name: value for name, value in os.environ.items() if not name.startswith("PG")}
+
+
+def import_ahead(module: str) -> None:
+    """Import in a thread what will be needed soon, while this process waits for another."""
+    threading.Thread(target=importlib.import_module, args=(module,), daemon=True).start()

@@ -18,9 +18,12 @@ class Address:
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def lead_to(self, endpoint: Endpoint) -> Endpoint:
-        """Lead to ``endpoint`` from now on, atomically; return the endpoint as seen through this address."""
+    def lead_to(self, endpoint: Endpoint) -> None:
+        """Lead to ``endpoint`` from now on, atomically."""
         move(self._path, Path(endpoint.host))
+
+    def seen(self, endpoint: Endpoint) -> Endpoint:
+        """The endpoint as reached through this address."""
         return replace(endpoint, host=str(self._path))
 
     def remove(self) -> None:

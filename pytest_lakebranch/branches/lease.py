@@ -46,11 +46,14 @@ class Loan:
     children: Pool | None = None
     lock: threading.RLock = field(default_factory=threading.RLock)
 
+    def __post_init__(self) -> None:
+        self.address.lead_to(self.compute.endpoint)
+
     @property
     def grant(self) -> Grant:
         """The loan as its borrower sees it. A disposable branch is handed to a superuser."""
-        where = self.compute.admin if self.request.disposable else self.compute.endpoint
-        return Grant(self.id, self.record.branch, self.record.parent, self.address.lead_to(where), self.record.waited)
+        where = self.address.seen(self.compute.admin if self.request.disposable else self.compute.endpoint)
+        return Grant(self.id, self.record.branch, self.record.parent, where, self.record.waited)
 
     def present(self, open_pool: Callable[[ForkPoint], Pool]) -> Pool:
         """Branches of the present state; the same ones until something is written."""
@@ -67,10 +70,10 @@ class Loan:
         with self.lock:
             fresh = self.pool.take()
             used, self.compute = self.compute, fresh
-            grant = self.grant
+            self.address.lead_to(fresh.endpoint)
             used.end_connections()
             self._give_back(used, clean=not self.request.disposable and used.change() is None)
-            return grant
+            return self.grant
 
     def end(self, *, lost: str | None = None) -> LeaseEnd:
         """Cut the branch off from its clients, decide what becomes of it, and give it back.

@@ -20,7 +20,7 @@ from pytest_lakebranch.host import wire
 from pytest_lakebranch.host.run_directory import RunDirectory
 from pytest_lakebranch.host.watch import wait_for_end
 from pytest_lakebranch.model import Endpoint, Grant, LeaseEnd, Summary
-from pytest_lakebranch.processes import Identity, environment_without_pg
+from pytest_lakebranch.processes import Identity, environment_without_pg, import_ahead
 
 
 class HostClient:
@@ -169,6 +169,7 @@ def connect_or_start(
 def _start(directory: RunDirectory) -> None:
     here = str(Path(__file__).parents[2])
     environment = environment_without_pg()
+    import_ahead("psycopg")  # while we wait for the host
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [here, environment.get("PYTHONPATH")]))
     started = subprocess.run(
         [sys.executable, "-P", "-m", "pytest_lakebranch.host", str(directory.path)],

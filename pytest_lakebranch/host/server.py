@@ -24,7 +24,7 @@ from pytest_lakebranch.host.session import Session
 from pytest_lakebranch.host.watch import Watch
 from pytest_lakebranch.ledger import Ledger
 from pytest_lakebranch.postgres.binaries import find
-from pytest_lakebranch.processes import Identity
+from pytest_lakebranch.processes import Identity, import_ahead
 from pytest_lakebranch.providers.local.provider import LocalProvider
 from pytest_lakebranch.state import State
 
@@ -117,6 +117,7 @@ def _answer(session: Session, message: dict[str, Any]) -> dict[str, Any]:
 
 def run(path: Path, ready: Callable[[], None]) -> None:
     """Be the host of the run whose directory is ``path``."""
+    import_ahead("psycopg")
     with ExitStack() as stack:
         order = RunDirectory(path, path).read_order()
         directory = RunDirectory(path, Path(order["sockets"]))

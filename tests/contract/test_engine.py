@@ -1,0 +1,350 @@
+"""The engine over a real local provider, in this process: bases, pools, leases, and what is left when it closes."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import psycopg
+import pytest
+
+from pytest_lakebranch.branches.base import Plan
+from pytest_lakebranch.branches.engine import Engine, running
+from pytest_lakebranch.branches.lease import Request
+from pytest_lakebranch.config import resolve
+from pytest_lakebranch.errors import BaseError, BranchError
+from pytest_lakebranch.ledger import Ledger, entries
+from pytest_lakebranch.model import Grant
+from pytest_lakebranch.postgres.connect import connect
+from pytest_lakebranch.providers.local.provider import LocalProvider
+from pytest_lakebranch.state import State
+
+EMPTY = Plan((), ())
+Make = Callable[..., Engine]
+
+
+@pytest.fixture
+def make(shared_home: Path, tmp_path: Path) -> Iterator[Make]:
+    """Makes engines over the state directory that all tests share."""
+    with TemporaryDirectory(prefix="lbe") as short:
+        made: list[Engine] = []
+
+        def new(**options: Any) -> Engine:
+            settings = resolve(options={"home": str(shared_home)}, environ={}, ini={}, root=tmp_path)
+            state = State.at(settings.home).ensure()
+            run = state.runs / f"{os.getpid()}-{tmp_path.name}-{len(made)}"
+            sockets = Path(short) / str(len(made))
+            for directory in (run, sockets):
+                directory.mkdir(mode=0o700)
+            provider = LocalProvider(settings, state=state, run_directory=run, sockets=sockets)
+            engine = Engine(provider, Ledger(tmp_path / f"ledger{len(made)}"), addresses=sockets, **options)
+            made.append(engine)
+            return engine
+
+        yield new
+        for engine in made:
+            engine.close()
+
+
+@pytest.fixture
+def engine(make: Make) -> Engine:
+    """An engine with the base that has no steps."""
+    engine = make()
+    assert engine.bases.request("gw0", EMPTY) is None
+    return engine
+
+
+def request(engine: Engine, purpose: Any = "test", worker: str = "gw0", **more: Any) -> Request:
+    """What a test of this worker asks for."""
+    return Request(worker, "test_x", purpose, engine.bases.key(EMPTY), **more)
+
+
+def execute(grant: Grant, *statements: str) -> list[Any]:
+    """Run statements on a branch in a connection of their own; the rows of the last."""
+    with connect(grant.endpoint, autocommit=True) as connection:
+        cursor = connection.cursor()
+        for statement in statements:
+            cursor.execute(statement)
+        return cursor.fetchall() if cursor.description else []
+
+
+def test_a_branch_that_was_only_read_is_used_again(engine: Engine) -> None:
+    """A clean lease gives its branch to the next one."""
+    first = engine.lease(request(engine))
+    execute(first, "SELECT 1")
+    assert engine.release(first.lease).ending == "clean"
+    second = engine.lease(request(engine))
+    assert second.branch == first.branch
+    assert second.lease != first.lease
+
+
+def test_a_branch_that_was_written_to_is_replaced(engine: Engine) -> None:
+    """The next lease sees nothing of what was written, and the end says how much that was."""
+    first = engine.lease(request(engine))
+    execute(first, "CREATE TABLE t (x int)")
+    end = engine.release(first.lease)
+    assert end.ending == "replace"
+    assert "WAL" in end.reason
+    second = engine.lease(request(engine))
+    assert second.branch != first.branch
+    assert execute(second, "SELECT to_regclass('t')") == [(None,)]
+
+
+def test_a_connection_left_open_is_ended_and_counted(engine: Engine) -> None:
+    """The client of an ended lease gets an error, and the lease's end has the number."""
+    grant = engine.lease(request(engine))
+    with connect(grant.endpoint) as left:
+        left.execute("SELECT 1")
+        assert engine.release(grant.lease).connections == 1
+        with pytest.raises(psycopg.OperationalError):
+            left.execute("SELECT 1")
+
+
+def test_an_address_leads_nowhere_when_its_lease_has_ended(engine: Engine) -> None:
+    """Also when the branch behind it serves another test already."""
+    first = engine.lease(request(engine))
+    engine.release(first.lease)
+    engine.lease(request(engine))
+    with pytest.raises(psycopg.OperationalError, match="No such file"):
+        connect(first.endpoint)
+
+
+def test_a_lease_ends_once(engine: Engine) -> None:
+    """Releasing, resetting or forking what has ended is an error that names it."""
+    grant = engine.lease(request(engine))
+    engine.release(grant.lease)
+    for action in (engine.release, engine.reset, lambda lease: engine.lease(request(engine, parent=lease))):
+        with pytest.raises(BranchError, match=grant.lease):
+            action(grant.lease)
+
+
+def test_reset_keeps_the_address(engine: Engine) -> None:
+    """After reset the same URL shows the state in which the branch was leased."""
+    grant = engine.lease(request(engine))
+    execute(grant, "CREATE TABLE t (x int)")
+    again = engine.reset(grant.lease)
+    assert again.endpoint == grant.endpoint
+    assert execute(grant, "SELECT to_regclass('t')") == [(None,)]
+
+
+def test_a_disposable_branch_is_a_superusers_and_never_used_again(engine: Engine) -> None:
+    """Even if nothing was written."""
+    grant = engine.lease(request(engine, disposable=True))
+    assert execute(grant, "SELECT usesuper FROM pg_user WHERE usename = current_user") == [(True,)]
+    end = engine.release(grant.lease)
+    assert (end.ending, end.reason) == ("replace", "destructive")
+    assert engine.lease(request(engine)).branch != grant.branch
+
+
+def test_the_branch_of_the_run_is_one(engine: Engine) -> None:
+    """Workers that ask at the same time get the same branch, and it survives the worker that asked first."""
+    with ThreadPoolExecutor(4) as workers:
+        grants = list(workers.map(lambda n: engine.lease(request(engine, "run", worker=f"gw{n}")), range(4)))
+    assert len({grant.branch for grant in grants}) == 1
+    execute(grants[0], "CREATE TABLE t (x int)")
+    for number in range(4):
+        engine.worker_gone(f"gw{number}")
+    assert execute(engine.lease(request(engine, "run", worker="gw9")), "SELECT count(*) FROM t") == [(0,)]
+
+
+def test_a_fork_has_the_parents_present(engine: Engine) -> None:
+    """What the parent writes later is not in it, and what it writes is not in the parent."""
+    parent = engine.lease(request(engine, "worker"))
+    execute(parent, "CREATE TABLE t AS SELECT 1 AS x")
+    child = engine.lease(request(engine, parent=parent.lease, present=True))
+    assert child.parent == parent.branch
+    execute(parent, "INSERT INTO t VALUES (2)")
+    execute(child, "INSERT INTO t VALUES (3)")
+    assert execute(parent, "SELECT x FROM t ORDER BY x") == [(1,), (2,)]
+    assert execute(child, "SELECT x FROM t ORDER BY x") == [(1,), (3,)]
+    engine.release(child.lease)
+    later = engine.lease(request(engine, parent=parent.lease, present=True))
+    assert execute(later, "SELECT x FROM t ORDER BY x") == [(1,), (2,)]
+
+
+def test_a_fork_outlives_its_parent(engine: Engine) -> None:
+    """Ending the parent's lease takes nothing from its children."""
+    parent = engine.lease(request(engine))
+    execute(parent, "CREATE TABLE t AS SELECT 1 AS x")
+    child = engine.lease(request(engine, "fork", parent=parent.lease))
+    engine.release(parent.lease)
+    assert execute(child, "SELECT x FROM t") == [(1,)]
+
+
+def test_what_a_dead_worker_held_is_ended(engine: Engine) -> None:
+    """Its branches are not given to anybody, and other workers keep theirs."""
+    dead = engine.lease(request(engine, worker="gw0"))
+    alive = engine.lease(request(engine, worker="gw1"))
+    engine.worker_gone("gw0")
+    with pytest.raises(BranchError):
+        engine.release(dead.lease)
+    assert execute(alive, "SELECT 1") == [(1,)]
+    (lost,) = [lease for lease in engine.summary().leases if lease.worker == "gw0"]
+    assert lost.end is not None
+    assert "gw0 ended" in lost.end.reason
+
+
+def test_a_server_that_died_is_replaced(engine: Engine) -> None:
+    """The end of the lease says that it died; the next lease is sound."""
+    grant = engine.lease(request(engine))
+    with connect(grant.endpoint) as connection:
+        kill_server_of(connection)
+    end = engine.release(grant.lease)
+    assert end.ending == "replace"
+    assert "died" in end.reason
+    assert execute(engine.lease(request(engine)), "SELECT 1") == [(1,)]
+
+
+def kill_server_of(connection: psycopg.Connection[Any]) -> None:
+    """kill -9 the postmaster of a connection, and wait until the connection notices."""
+    import signal
+
+    from pytest_lakebranch.processes import stat_fields
+
+    os.kill(int(stat_fields(connection.info.backend_pid)[1]), signal.SIGKILL)
+    with pytest.raises(psycopg.OperationalError):
+        connection.execute("SELECT pg_sleep(60)")
+
+
+def test_one_ticket_for_many_workers(make: Make) -> None:
+    """One worker builds, the others wait and then find the base ready."""
+    engine, plan = make(rebuild=True), Plan(("one",), ("sql:one",))
+    ticket = engine.bases.request("gw0", plan)
+    assert ticket is not None
+    with ThreadPoolExecutor(3) as workers:
+        waiting = [workers.submit(engine.bases.request, f"gw{n}", plan) for n in (1, 2, 3)]
+        with connect(ticket.endpoint, autocommit=True) as connection:
+            connection.execute("CREATE TABLE t AS SELECT 1 AS x")
+        engine.bases.stepped(ticket.id, 1, 0.1)
+        assert not any(asked.done() for asked in waiting)
+        engine.bases.finish(ticket.id)
+        assert [asked.result(60) for asked in waiting] == [None] * 3
+    grant = engine.lease(Request("gw0", "t", "test", engine.bases.key(plan)))
+    assert execute(grant, "SELECT x FROM t") == [(1,)]
+    (built,) = engine.summary().bases
+    assert built.steps == ("sql:one",)
+
+
+def test_the_ticket_of_a_dead_worker_passes_on(make: Make) -> None:
+    """Who waits gets it, and starts from the beginning."""
+    engine, plan = make(rebuild=True), Plan(("dies",), ("sql:dies",))
+    first = engine.bases.request("gw0", plan)
+    assert first is not None
+    with ThreadPoolExecutor(1) as other:
+        waiting = other.submit(engine.bases.request, "gw1", plan)
+        engine.worker_gone("gw0")
+        second = waiting.result(60)
+    assert second is not None
+    with pytest.raises(psycopg.OperationalError):
+        connect(first.endpoint)
+    with connect(second.endpoint):
+        pass
+
+
+def test_a_base_that_failed_is_not_tried_again_in_this_run(make: Make) -> None:
+    """Others hear of it in one line; nothing is cached, so that another run tries again."""
+    engine, plan = make(), Plan(("fails",), ("sql:fails",))
+    ticket = engine.bases.request("gw0", plan)
+    assert ticket is not None
+    engine.bases.fail(ticket.id, "line one\nline two")
+    with pytest.raises(BaseError, match="line one") as caught:
+        engine.bases.request("gw1", plan)
+    assert "line two" not in str(caught.value)
+    assert make().bases.request("gw0", plan) is not None
+
+
+def test_only_what_changed_is_built(make: Make) -> None:
+    """With a base cached, one more step starts after it; the same steps in another run start nothing."""
+    engine = make()
+    build(engine, Plan(("a",), ("a",)), {0: "CREATE TABLE a (x int)"})
+    longer = Plan(("a", "b"), ("a", "b"))
+    other = make()
+    ticket = other.bases.request("gw0", longer)
+    assert ticket is not None
+    assert ticket.next == 1
+    with connect(ticket.endpoint) as connection:
+        connection.execute("SELECT * FROM a")
+    other.bases.fail(ticket.id, "enough")
+    assert make().bases.request("gw0", Plan(("a",), ("a",))) is None
+
+
+def test_a_long_step_is_a_checkpoint(make: Make) -> None:
+    """What a step of a second has done is kept for bases that begin with it."""
+    engine, plan = make(rebuild=True), Plan(("long", "short"), ("long", "short"))
+    ticket = engine.bases.request("gw0", plan)
+    assert ticket is not None
+    after = engine.bases.stepped(ticket.id, 1, 2.0)
+    assert after != ticket.endpoint
+    with connect(after):
+        pass
+    engine.bases.fail(ticket.id, "enough")
+    again = make().bases.request("gw0", Plan(("long", "other"), ("long", "other")))
+    assert again is not None
+    assert again.next == 1
+
+
+def build(engine: Engine, plan: Plan, statements: dict[int, str]) -> None:
+    """Build a base with one statement per step, unless it is cached."""
+    ticket = engine.bases.request("gw0", plan)
+    if ticket is None:
+        return
+    for number in range(ticket.next, len(plan.labels)):
+        with connect(ticket.endpoint, autocommit=True) as connection:
+            connection.execute(statements[number])
+        engine.bases.stepped(ticket.id, number + 1, 0.0)
+    engine.bases.finish(ticket.id)
+
+
+def test_work_that_is_done_once(engine: Engine) -> None:
+    """One worker does it while the others wait; if it dies at it, another does it."""
+    assert engine.once.begin("seed", "gw0")
+    with ThreadPoolExecutor(1) as other:
+        waiting = other.submit(engine.once.begin, "seed", "gw1")
+        engine.worker_gone("gw0")
+        assert waiting.result(60)
+        waiting = other.submit(engine.once.begin, "seed", "gw2")
+        engine.once.end("seed", done=True)
+        assert not waiting.result(60)
+
+
+def test_many_threads(engine: Engine) -> None:
+    """Leases from eight threads at once never share a branch and never see what another wrote."""
+    names: list[str] = []
+    lock = threading.Lock()
+
+    def work(number: int) -> None:
+        for turn in range(3):
+            grant = engine.lease(request(engine, worker=f"gw{number}"))
+            with lock:
+                assert grant.branch not in names
+                names.append(grant.branch)
+            assert execute(grant, "SELECT to_regclass('t')") == [(None,)]
+            if turn % 2 == 0:
+                execute(grant, "CREATE TABLE t (x int)")
+            with lock:
+                names.remove(grant.branch)
+            engine.release(grant.lease)
+
+    with ThreadPoolExecutor(8) as threads:
+        for done in [threads.submit(work, number) for number in range(8)]:
+            done.result(120)
+
+
+def test_close_leaves_nothing(make: Make, shared_home: Path, tmp_path: Path) -> None:
+    """Processes, branches and addresses are gone; the ledger tells the story of each lease."""
+    engine = make()
+    engine.bases.request("gw0", EMPTY)
+    with running(engine):
+        held = engine.lease(request(engine))
+        execute(held, "CREATE TABLE t (x int)")
+        engine.lease(request(engine, "fork", parent=held.lease))
+    (run,) = [path for path in (shared_home / "runs").iterdir() if tmp_path.name in path.name]
+    assert [path for path in run.rglob("*") if path.is_file()] == []
+    assert not Path(held.endpoint.host).exists()
+    events = [(entry["event"], entry.get("branch")) for entry in entries(tmp_path / "ledger0")]
+    assert events.count(("lease", held.branch)) == events.count(("release", held.branch)) == 1
