@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -146,6 +146,25 @@ def resolve(*, options: Mapping[str, Any], environ: Mapping[str, str], ini: Mapp
     settings = Settings(**values, root=str(root), sources=sources)
     _check(settings)
     return settings
+
+
+def refuse_unknown(environ: Iterable[str], ini: Iterable[str]) -> None:
+    """Raise ConfigError for a name with our prefix that is no setting: a misspelt setting must not be a dead one."""
+    places = (
+        ({row.env for row in TABLE}, [name for name in environ if name.startswith("LAKEBRANCH_")]),
+        ({row.ini for row in TABLE}, ini),
+    )
+    for known, names in places:
+        for name in names:
+            if name not in known:
+                raise ConfigError(f"there is no setting {name}.{_did_you_mean(name, known)}")
+
+
+def _did_you_mean(name: str, known: Iterable[str]) -> str:
+    import difflib
+
+    close = difflib.get_close_matches(name, sorted(known), n=1)
+    return f" Did you mean {close[0]}?" if close else f" Known are {', '.join(sorted(known))}."
 
 
 def _first_given(

@@ -1,17 +1,19 @@
 """Makes the connection pools of libraries forget connections to branches that are gone.
 
-Nothing is imported: a library that the application has not loaded has no pool.
+Nothing is imported: a library that the application has not loaded has no pool.  Connections that do not lead to a
+branch are left alone.
 """
 
 from __future__ import annotations
 
 import sys
 import weakref
+from collections.abc import Iterable
 from typing import Any
 
 
 class Frameworks:
-    """What this process's application may keep connections with."""
+    """What this process's application may keep connections with; ``sockets`` is where all branches are reached."""
 
     def __init__(self, sockets: str) -> None:
         self._sockets = sockets
@@ -20,19 +22,21 @@ class Frameworks:
 
     def attend(self) -> None:
         """Take note of connections that SQLAlchemy makes from now on; cheap, and once is enough."""
-        pool = sys.modules.get("sqlalchemy.pool")
-        if pool is not None and not self._listening:
+        engine = sys.modules.get("sqlalchemy.engine")
+        if engine is not None and not self._listening:
             self._listening = True
-            sys.modules["sqlalchemy.event"].listen(pool.Pool, "connect", self._note)
+            sys.modules["sqlalchemy.event"].listen(engine.Engine, "do_connect", self._note)
 
-    def _note(self, _connection: Any, record: Any) -> None:
-        self._records.add(record)
+    def _note(self, _dialect: Any, record: Any, arguments: Iterable[Any], parameters: dict[str, Any]) -> None:
+        """SQLAlchemy is about to connect (DialectEvents.do_connect); returning None lets it."""
+        if any(self._sockets in str(value) for value in (*arguments, *parameters.values())):
+            self._records.add(record)
 
     def discard(self) -> None:
         """Have no pool use a connection again that was made before now and leads to a branch."""
         for record in list(self._records):
             # A soft invalidation closes nothing here (an asyncio driver could not do it outside its loop): the pool
-            # makes a new connection at the next checkout.  See SQLAlchemy's ConnectionPoolEntry.invalidate.
+            # makes a new connection at the next checkout.  See ConnectionPoolEntry.invalidate in SQLAlchemy.
             record.invalidate(soft=True)
         self._records.clear()
         self._close_django()
@@ -42,11 +46,12 @@ class Frameworks:
         if database is None:
             return
         for connection in database.connections.all(initialized_only=True):
-            if str(connection.settings_dict.get("HOST", "")).startswith(self._sockets):
+            if self._sockets in str(connection.settings_dict.get("HOST", "")):
                 connection.close()
 
     def leave(self) -> None:
         """Stop listening."""
-        pool = sys.modules.get("sqlalchemy.pool")
-        if self._listening and pool is not None:
-            sys.modules["sqlalchemy.event"].remove(pool.Pool, "connect", self._note)
+        engine = sys.modules.get("sqlalchemy.engine")
+        if self._listening and engine is not None:
+            sys.modules["sqlalchemy.event"].remove(engine.Engine, "do_connect", self._note)
+            self._listening = False

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pytest_lakebranch.config import TABLE, Row, Settings, resolve
+from pytest_lakebranch.config import TABLE, Row, Settings, refuse_unknown, resolve
 
 
 def add_options(parser: pytest.Parser) -> None:
@@ -43,6 +43,7 @@ def given(config: pytest.Config) -> tuple[dict[str, Any], dict[str, Any]]:
 def settings_of(config: pytest.Config) -> Settings:
     """The resolved settings; raises ConfigError."""
     options, ini = given(config)
+    refuse_unknown(os.environ, [name for name in config.inicfg if name.startswith("lakebranch_")])
     return resolve(options=options, environ=os.environ, ini=ini, root=Path(config.rootpath))
 
 

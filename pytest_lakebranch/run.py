@@ -56,6 +56,7 @@ class Run:
         self._bases: dict[tuple[Any, ...], str] = {}
         self._shared: dict[Purpose, Branch] = {}
         self._trouble: LakebranchError | None = None
+        self._said: set[str] = set()
         self._target: Branch | tuple[str, str] | None = None
         self._behind: Branch | tuple[str, str] | None = None
         self.frameworks = Frameworks(str(sockets_root()))
@@ -66,7 +67,7 @@ class Run:
     def _host(self) -> HostClient:
         """The line to the host, which is started by the first call in the run."""
         if self._trouble is not None:
-            raise type(self._trouble)(_again(self._trouble))
+            raise self._trouble
         if self._client is None:
             try:
                 State.at(self.settings.home).ensure()
@@ -112,17 +113,31 @@ class Run:
         disposable: bool = False,
         base: Sequence[str | Callable[..., object]] | None = None,
     ) -> Branch:
-        """A branch on lease; the caller releases it."""
-        request = Request(
-            self._place.worker,
-            asker,
-            purpose,
-            self.base(base),
-            parent=None if parent is None else parent.lease,
-            disposable=disposable,
-            present=purpose == "test",
-        )
-        return Branch(self, self._host.lease(request))
+        """A branch on lease; the caller releases it.
+
+        An error that was raised before in this process is raised again in one line.
+        """
+        with self._saying_once():
+            request = Request(
+                self._place.worker,
+                asker,
+                purpose,
+                self.base(base),
+                parent=None if parent is None else parent.lease,
+                disposable=disposable,
+                present=purpose == "test",
+            )
+            return Branch(self, self._host.lease(request))
+
+    @contextmanager
+    def _saying_once(self) -> Iterator[None]:
+        try:
+            yield
+        except LakebranchError as error:
+            if str(error) in self._said:
+                raise type(error)(_again(error)) from None
+            self._said.add(str(error))
+            raise
 
     def release(self, branch: Branch) -> LeaseEnd:
         """End a lease."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pytest_lakebranch.config import TABLE, Settings, not_default, resolve
+from pytest_lakebranch.config import TABLE, Settings, not_default, refuse_unknown, resolve
 from pytest_lakebranch.errors import ConfigError
 
 
@@ -84,6 +84,15 @@ def test_lists_from_the_environment_are_split_like_a_shell_would() -> None:
     assert found.server_settings == {"timezone": "UTC", "search_path": "a, b"}
     with pytest.raises(ConfigError, match="cannot be split"):
         settings(environ={"LAKEBRANCH_SETTINGS": "'open"})
+
+
+@pytest.mark.parametrize(
+    ("environ", "ini", "meant"), [(["LAKEBRANCH_BAES"], [], "BASE"), ([], ["lakebranch_usr"], "user")]
+)
+def test_a_misspelt_setting_is_refused(environ: list[str], ini: list[str], meant: str) -> None:
+    """Instead of doing nothing; the message has the setting that was meant."""
+    with pytest.raises(ConfigError, match=f"Did you mean .*{meant}"):
+        refuse_unknown(environ, ini)
 
 
 def test_variables_are_filled() -> None:
