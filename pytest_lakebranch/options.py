@@ -43,8 +43,14 @@ def given(config: pytest.Config) -> tuple[dict[str, Any], dict[str, Any]]:
 def settings_of(config: pytest.Config) -> Settings:
     """The resolved settings; raises ConfigError."""
     options, ini = given(config)
-    refuse_unknown(os.environ, [name for name in config.inicfg if name.startswith("lakebranch_")])
+    refuse_unknown(os.environ, _ini_names(config))
     return resolve(options=options, environ=os.environ, ini=ini, root=Path(config.rootpath))
+
+
+def _ini_names(config: pytest.Config) -> list[str]:
+    """Names with our prefix in the ini file, known or not. pytest has no public way to ask for unknown ones since 9."""
+    names = config._inicfg if hasattr(config, "_inicfg") else config.inicfg
+    return [name for name in names if name.startswith("lakebranch_")]
 
 
 def terminal_of(config: pytest.Config) -> str | None:
