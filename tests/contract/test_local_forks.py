@@ -10,8 +10,10 @@ import pytest
 from local_rigs import Rig, run_sql
 
 from pytest_lakebranch.errors import BranchError
+from pytest_lakebranch.model import ForkPoint
 from pytest_lakebranch.postgres.connect import connect
 from pytest_lakebranch.providers.local.compute import LocalCompute
+from pytest_lakebranch.waiting import Deadline, poll
 
 pytest_plugins = ["local_fixtures"]
 
@@ -44,6 +46,12 @@ class Writers:
                 except psycopg.errors.DeadlockDetected:
                     connection.rollback()
 
+    def fork_point_after(self, moves: int) -> ForkPoint:
+        """A fork point taken in the middle of the work, when so many more moves have been made."""
+        target = self.moves + moves
+        assert poll(lambda: self.moves >= target or None, deadline=Deadline(30))
+        return self.compute.fork_point()
+
     def __enter__(self) -> Writers:
         for thread in self.threads:
             thread.start()
@@ -59,13 +67,14 @@ def test_forks_are_consistent_while_clients_write(any_rung: Rig) -> None:
     """In every fork the sum over two tables is right, also through indexes, though transactions were under way."""
     parent = any_rung.start("parent")
     with Writers(parent) as writers:
-        points = [parent.fork_point() for _ in range(4)]
-    assert writers.moves > 0
+        points = [writers.fork_point_after(5) for _ in range(3)]
     for number, point in enumerate(points):
         fork = any_rung.start(f"fork{number}", point)
         assert run_sql(fork, TOTAL) == [(4000, 20)]
         assert run_sql(fork, "select count(*) from noise where v is null") == [(0,)]
-        assert run_sql(fork, "set enable_seqscan = off; select count(*) from item where name > ''") == []
+        with connect(fork.endpoint) as connection:
+            connection.execute("set enable_seqscan = off")
+            assert connection.execute("select count(*) from item where name > ''").fetchall() == [(2000,)]
         fork.discard()
     assert run_sql(parent, TOTAL) == [(4000, 20)]
 
@@ -114,16 +123,35 @@ def test_fork_of_a_fork_after_its_parents_are_gone(any_rung: Rig) -> None:
 
 
 def test_forgotten_fork_point_is_removed_and_made_anew(local: Rig) -> None:
-    """A forgotten fork point gives its storage back, cannot be started from, and is not handed out again."""
+    """Forgotten fork points cannot be started from, are not handed out again, and do not pile up."""
     parent = local.start("parent")
     run_sql(parent, "delete from item")
     point = parent.fork_point()
     local.start("child", point).discard()
     local.provider.forget(point)
-    assert list((local.run / "frozen").iterdir()) == []
     with pytest.raises(BranchError, match="no layer or frozen present"):
         local.start("late", point)
-    assert parent.fork_point() != point
+    for number in range(3):
+        again = parent.fork_point()
+        assert again != point
+        local.provider.forget(again)
+        run_sql(parent, "insert into item values (%s, 'x')", number)
+    assert list((local.run / "frozen").iterdir()) == []
+
+
+def test_fork_points_come_and_go(any_rung: Rig) -> None:
+    """Forking again and again, and forgetting, gives each branch the rows of its moment."""
+    parent = any_rung.start("parent")
+    for number in range(1, 4):
+        run_sql(parent, "update saving set amount = %s where id = 1", number)
+        run_sql(parent, f"create table made{number} as select 1")
+        point = parent.fork_point()
+        child = any_rung.start("child", point)
+        assert run_sql(child, MOVED) == [(number,)]
+        run_sql(child, "drop table item")
+        run_sql(child, "update saving set amount = -1")
+        child.discard()
+        any_rung.provider.forget(point)
 
 
 def test_forks_are_clean_when_only_read(local: Rig) -> None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import threading
-from collections.abc import Iterator
+import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,7 +15,8 @@ class Places:
     """All directories of branches of one provider.
 
     Where the storage recycles, a directory that comes back is parked and put back to its sealed state when the next
-    branch of that state is wanted. Never more directories exist, parked ones included, than once were in use at once.
+    branch of that state is wanted.
+    Never more directories exist, parked ones included, than once were in use at once.
     """
 
     directory: Path
@@ -24,7 +24,6 @@ class Places:
     _parked: list[tuple[Sealed, Place]] = field(default_factory=list)
     _in_use: int = 0
     _most: int = 0
-    _numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def take(self, sealed: Sealed) -> Place:
@@ -32,21 +31,21 @@ class Places:
         with self._lock:
             self._in_use += 1
             self._most = max(self._most, self._in_use)
-            place = self._parked_of(sealed)
-            directory = self.directory / f"b{next(self._numbers)}" if place is None else place.directory
+            place = self._parked_for(sealed)
+            directory = self.directory / uuid.uuid4().hex[:12] if place is None else place.directory
         try:
             if place is None:
                 return self.storage.branch(sealed, directory)
-            self.storage.refresh(place, sealed)
             place.log.unlink(missing_ok=True)
+            self.storage.refresh(place, sealed)
         except BaseException:
             self._drop(directory)
             raise
         return place
 
-    def _parked_of(self, sealed: Sealed) -> Place | None:
+    def _parked_for(self, sealed: Sealed) -> Place | None:
         for index, (source, place) in enumerate(self._parked):
-            if source.data == sealed.data:
+            if source is sealed:
                 del self._parked[index]
                 return place
         return None
@@ -72,8 +71,8 @@ class Places:
     def forget(self, sealed: Sealed) -> None:
         """Remove what is parked for ``sealed``."""
         with self._lock:
-            gone = [place for source, place in self._parked if source.data == sealed.data]
-            self._parked = [(source, place) for source, place in self._parked if source.data != sealed.data]
+            gone = [place for source, place in self._parked if source is sealed]
+            self._parked = [(source, place) for source, place in self._parked if source is not sealed]
         for place in gone:
             self.storage.remove(place.directory)
 

@@ -20,7 +20,7 @@ from pytest_lakebranch.postgres.binaries import Binaries
 from pytest_lakebranch.providers.base import Compute
 from pytest_lakebranch.providers.local import catalog_cache, cluster, launch, layers, seal, storage
 from pytest_lakebranch.providers.local.compute import LocalCompute
-from pytest_lakebranch.providers.local.disk import translated
+from pytest_lakebranch.providers.local.disk import spread, translated
 from pytest_lakebranch.providers.local.freeze import Backup, freeze, recover
 from pytest_lakebranch.providers.local.places import Places
 from pytest_lakebranch.providers.local.server import Server, server_command
@@ -69,6 +69,7 @@ class LocalProvider:
         with translated(run_directory, "preparing the run's directory", MachineError):
             for name in DIRECTORIES:
                 (run_directory / name).mkdir(mode=0o700, exist_ok=True)
+                spread(run_directory / name)
 
     @property
     def facts(self) -> ProviderFacts:
@@ -116,7 +117,7 @@ class LocalProvider:
     def build(self, name: str, at: ForkPoint | None) -> Compute:
         """See Provider."""
         sealed = None if at is None else self._sealed_at(at)
-        directory = self._run_directory / "building" / f"w{next(self._numbers)}"
+        directory = self._run_directory / "building" / uuid.uuid4().hex[:12]
         place = Place(directory, directory / "data")
         with translated(directory, f"building {name}", BaseError), self._removed_on_failure(directory):
             directory.mkdir(mode=0o700)

@@ -24,17 +24,23 @@ OPAQUE = "user.overlay.opaque"
 
 def refresh_copy(source: Path, data: Path, tree: Tree, copy: CopyFile) -> None:
     """Make ``data``, once a full copy of ``tree`` in ``source``, one again."""
+    there = _keep_only(tree, data)
+    changed = [name for name, entry in tree.files.items() if there.get(name) != entry]
+    copy_files(source, data, tree, changed, copy)
+
+
+def _keep_only(tree: Tree, data: Path) -> dict[str, Entry]:
+    """Remove from ``data`` what has no name in ``tree`` or is no plain file; the identities of the rest."""
     known = set(tree.directories)
-    unchanged: set[str] = set()
+    there: dict[str, Entry] = {}
     for folder in ("", *(f"{name}/" for name in tree.directories)):
         for entry in _entries(data / folder):
             relative = folder + entry.name
             if relative in tree.files and _is_plain(entry):
-                if Entry.of(entry.stat(follow_symlinks=False)) == tree.files[relative]:
-                    unchanged.add(relative)
+                there[relative] = Entry.of(entry.stat(follow_symlinks=False))
             elif not (relative in known and entry.is_dir(follow_symlinks=False)):
                 _remove(entry)
-    copy_files(source, data, tree, [name for name in tree.files if name not in unchanged], copy)
+    return there
 
 
 def _entries(directory: Path) -> list[os.DirEntry[str]]:
