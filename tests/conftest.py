@@ -10,13 +10,19 @@ from pathlib import Path
 
 import pytest
 
+ROOM = 4 << 30
 OF_OURS = ("PG", "LAKEBRANCH_", "PYTEST_XDIST_", "PYTEST_ADDOPTS", "DATABASE_URL", "GITHUB_")
 
 
 @pytest.fixture(scope="session")
 def shared_home() -> Iterator[Path]:
-    """A state directory for all tests of this worker: layers that one test has built serve the next."""
-    home = Path(tempfile.mkdtemp(prefix="lbhome"))
+    """A state directory for all tests of this worker: layers that one test has built serve the next.
+
+    In memory where there is room: a thousand small files are made quicker there than on most disks.
+    """
+    memory = Path("/dev/shm")
+    roomy = memory.is_dir() and shutil.disk_usage(memory).free > ROOM
+    home = Path(tempfile.mkdtemp(prefix="lbhome", dir=memory if roomy else None))
     yield home
     shutil.rmtree(home)
 
