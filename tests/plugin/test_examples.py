@@ -1,0 +1,37 @@
+"""The examples of conftest_examples/, run as they are: pytest in their directory, as a newcomer would."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[2] / "conftest_examples"
+
+
+@pytest.fixture(autouse=True)
+def empty_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Nothing is cached: each example builds its base."""
+    monkeypatch.setenv("LAKEBRANCH_HOME", str(tmp_path / "home"))
+
+
+def outcomes(example: str, *options: str) -> dict[str, int]:
+    """How many tests of an example passed, failed and so on; its output is shown if a test of ours fails."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options]
+    run = subprocess.run(command, cwd=EXAMPLES / example, capture_output=True, text=True, timeout=300, check=False)
+    print(run.stdout, run.stderr)
+    return pytest.RunResult.parse_summary_nouns(run.stdout.splitlines())
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_quickstart(workers: str) -> None:
+    """The smallest example passes without and with workers."""
+    assert outcomes("quickstart", "-n", workers) == {"passed": 5}
+
+
+@pytest.mark.slow
+def test_inventory() -> None:
+    """The stock application passes with two workers, in random order."""
+    assert outcomes("inventory", "-n", "2") == {"passed": 80}
