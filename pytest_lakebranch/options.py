@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 from pathlib import Path
 from typing import Any
@@ -32,17 +33,16 @@ def _help(row: Row) -> str:
     return f"{row.help}{choices}{default}".replace("%", "%%")
 
 
-def given(config: pytest.Config) -> tuple[dict[str, Any], dict[str, Any]]:
+def given(config: pytest.Config, parsed: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
     """What the command line and the ini file say, without what they leave out."""
-    known = config.known_args_namespace if not hasattr(config, "option") else config.option
-    options = {row.name: value for row in TABLE if (value := getattr(known, row.ini, None)) is not None}
+    options = {row.name: value for row in TABLE if (value := getattr(parsed, row.ini, None)) is not None}
     ini = {row.name: value for row in TABLE if (value := config.getini(row.ini)) is not None}
     return options, ini
 
 
-def settings_of(config: pytest.Config) -> Settings:
-    """The resolved settings; raises ConfigError."""
-    options, ini = given(config)
+def settings_of(config: pytest.Config, parsed: argparse.Namespace) -> Settings:
+    """The resolved settings; raises ConfigError. ``parsed`` is the command line as far as pytest has read it."""
+    options, ini = given(config, parsed)
     refuse_unknown(os.environ, _ini_names(config))
     return resolve(options=options, environ=os.environ, ini=ini, root=Path(config.rootpath))
 

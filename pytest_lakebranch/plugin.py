@@ -16,6 +16,7 @@ from pytest_lakebranch.errors import ConfigError, LakebranchError
 from pytest_lakebranch.stash import FACTS, RUN, RUN_ID, SEAT, SETTINGS, SUMMARY
 
 if TYPE_CHECKING:
+    from pytest_lakebranch.config import Settings
     from pytest_lakebranch.model import Summary
 
 pytest_plugins = ["pytest_lakebranch.fixtures"]
@@ -37,15 +38,24 @@ def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
 def pytest_load_initial_conftests(early_config: pytest.Config) -> Generator[None]:
     """Set the application's URL before a conftest can import the application."""
     try:
-        settings = options.settings_of(early_config)
+        settings = options.settings_of(early_config, early_config.known_args_namespace)
     except ConfigError:
         settings = None  # said by pytest_configure, as a usage error
     if settings is not None and settings.env:
-        from pytest_lakebranch.environment import Seat
-
-        seat = early_config.stash[SEAT] = Seat(settings)
-        seat.export(os.environ)
+        _take_seat(early_config, settings)
     return (yield)
+
+
+def _take_seat(config: pytest.Config, settings: Settings) -> None:
+    """Lead the application's URL; when the run ends, also by an error before its first test, put everything back."""
+    from pytest_lakebranch.environment import Seat
+
+    try:
+        seat = config.stash[SEAT] = Seat(settings)
+    except LakebranchError as error:
+        raise pytest.UsageError(f"lakebranch: {error}") from None
+    config.add_cleanup(lambda: seat.close(os.environ))
+    seat.export(os.environ)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -53,7 +63,7 @@ def pytest_configure(config: pytest.Config) -> None:
     for line in markers.LINES:
         config.addinivalue_line("markers", line)
     try:
-        config.stash[SETTINGS] = options.settings_of(config)
+        config.stash[SETTINGS] = options.settings_of(config, config.option)
     except ConfigError as error:
         raise pytest.UsageError(f"lakebranch: {error}") from None
     if config.pluginmanager.hasplugin("dsession") or config.pluginmanager.hasplugin("xdist"):
@@ -172,10 +182,3 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         from pytest_lakebranch.reporting.terminal import write_summary
 
         write_summary(terminalreporter, config, summary)
-
-
-def pytest_unconfigure(config: pytest.Config) -> None:
-    """Put the environment back."""
-    seat = config.stash.get(SEAT, None)
-    if seat is not None:
-        seat.close(os.environ)

@@ -26,7 +26,14 @@ import pytest_lakebranch.run  # noqa: F401
 from pytest_lakebranch.waiting import Deadline, poll
 
 NOT_OURS = ("randomly", "django", "asyncio", "hypothesispytest", "faker")
-PLAIN = tuple(word for name in NOT_OURS for word in ("-p", f"no:{name}"))
+
+
+def without_others(*wanted: str) -> tuple[str, ...]:
+    """Options that leave out the installed plugins that are not wanted."""
+    return tuple(word for name in NOT_OURS if name not in wanted for word in ("-p", f"no:{name}"))
+
+
+PLAIN = without_others()
 """Options of a nested run that is not about other plugins."""
 SOON = 20.0
 """Seconds after which something that should happen soon counts as not happening."""
