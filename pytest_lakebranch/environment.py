@@ -17,6 +17,8 @@ from pytest_lakebranch.postgres.refusal import Refusal
 from pytest_lakebranch.processes import Identity
 from pytest_lakebranch.state import PORT, sockets_root
 
+STRAY = frozenset({"PGHOSTADDR", "PGOPTIONS", "PGSERVICE", "PGSERVICEFILE"})
+"""Variables that libpq adds to a URL which says nothing of them (PostgreSQL documentation, 34.15)."""
 OUTSIDE = "pytest-lakebranch: no test with a branch is running"
 HINT = (
     "Ask for the fixture lakebranch, or mark the test with @pytest.mark.lakebranch, or set lakebranch_autouse. "
@@ -44,7 +46,9 @@ class Seat:
         return Endpoint(str(self._directory / "db"), PORT, self._settings.user, self._settings.database)
 
     def export(self, environ: MutableMapping[str, str]) -> None:
-        """Set the variables of ``lakebranch_env``."""
+        """Set the variables of ``lakebranch_env``, and take away those that would lead libpq past them."""
+        for name in STRAY & environ.keys():
+            self._before[name] = environ.pop(name)
         where = self.endpoint
         values = {
             "url": url(where),
