@@ -73,7 +73,15 @@ class Engine:
         loan = Loan(lease, request, pool, compute, Address(self._addresses / lease), record)
         with self._lock:
             self._loans[lease] = loan
-        self._ledger.enter("lease", lease=lease, branch=compute.name, test=request.test, worker=request.worker)
+        self._ledger.enter(
+            "lease",
+            lease=lease,
+            branch=compute.name,
+            parent=parent,
+            test=request.test,
+            worker=request.worker,
+            purpose=request.purpose,
+        )
         return loan
 
     def _where_from(self, request: Request) -> tuple[Pool, str]:

@@ -31,11 +31,26 @@ def reap(state: State, *, but: Path | None = None) -> list[str]:
 
     ``but`` is the directory of the caller's own run. Returns the names of the runs that were deleted.
     """
-    dead = [path for path in state.runs.iterdir() if path != but and path.is_dir() and _reap_run(path)]
+    dead = [path for path in _runs(state) if path != but and _reap_run(path)]
     for directory in sockets_root().iterdir():
         if _is_abandoned(directory):
             shutil.rmtree(directory, ignore_errors=True)  # another reaper may be at it: the next one sees the rest
     return [path.name for path in dead]
+
+
+def dead_runs(state: State) -> list[str]:
+    """The names of the runs that :func:`reap` would delete; nothing is changed."""
+    return [path.name for path in _runs(state) if is_dead(path)]
+
+
+def is_dead(path: Path) -> bool:
+    """Whether no host serves the run in this directory, nor is about to."""
+    with _locked_if_dead(path) as dead:
+        return dead
+
+
+def _runs(state: State) -> list[Path]:
+    return sorted(path for path in state.runs.iterdir() if path.is_dir())
 
 
 def _reap_run(path: Path) -> bool:

@@ -61,6 +61,8 @@ class Layers:
             return None
         tree = scan(data)
         if {name: entry.size for name, entry in tree.files.items()} == mark["files"]:
+            with contextlib.suppress(OSError):  # when it was last used; a replacement just now is as good
+                os.utime(self.directory / key / MARK)
             return Sealed(key, data, tree)
         self._unlock(data)
         self._remove_damaged(key, mark["generation"])

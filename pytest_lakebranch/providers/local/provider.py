@@ -8,9 +8,10 @@ import itertools
 import json
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import TypeVar
 
 from pytest_lakebranch.config import Settings
 from pytest_lakebranch.errors import BaseError, BranchError, MachineError
@@ -18,17 +19,18 @@ from pytest_lakebranch.model import Endpoint, ForkPoint, ProviderFacts
 from pytest_lakebranch.postgres import binaries
 from pytest_lakebranch.postgres.binaries import Binaries
 from pytest_lakebranch.providers.base import Compute
-from pytest_lakebranch.providers.local import catalog_cache, cluster, launch, layers, seal, storage
+from pytest_lakebranch.providers.local import branch_file, catalog_cache, cluster, launch, layers, seal, storage
 from pytest_lakebranch.providers.local.compute import LocalCompute
 from pytest_lakebranch.providers.local.disk import spread, translated
 from pytest_lakebranch.providers.local.freeze import Backup, freeze, recover
 from pytest_lakebranch.providers.local.places import Places
 from pytest_lakebranch.providers.local.server import Server, server_command
 from pytest_lakebranch.providers.local.server_settings import flags
-from pytest_lakebranch.providers.local.storage.base import Place, Sealed
+from pytest_lakebranch.providers.local.storage.base import Place, Sealed, Storage
 from pytest_lakebranch.providers.local.storage.tree import remove_tree, scan
 from pytest_lakebranch.state import State
 
+T = TypeVar("T")
 DIRECTORIES = ("branches", "building", "frozen")
 
 
@@ -41,6 +43,19 @@ def facts_of(settings: Settings, state: State) -> ProviderFacts:
 
 def _facts(found: Binaries, chosen: storage.Chosen) -> ProviderFacts:
     return ProviderFacts("local", found.version, found.origin, chosen.storage.rung, chosen.reason)
+
+
+def root_key(settings: Settings, found: Binaries) -> str:
+    """The key of the empty state that these settings and programs lead to."""
+    decisive = {
+        "format": layers.FORMAT,
+        "postgres": [found.version, found.origin],
+        "settings": settings.server_settings,
+        "locale": settings.locale,
+        "database": settings.database,
+        "user": settings.user,
+    }
+    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
 
 class LocalProvider:
@@ -79,16 +94,7 @@ class LocalProvider:
     @property
     def root_key(self) -> str:
         """See Provider."""
-        settings, found = self._settings, self._binaries
-        decisive = {
-            "format": layers.FORMAT,
-            "postgres": [found.version, found.origin],
-            "settings": settings.server_settings,
-            "locale": settings.locale,
-            "database": settings.database,
-            "user": settings.user,
-        }
-        return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
+        return root_key(self._settings, self._binaries)
 
     # -- layers
 
@@ -175,10 +181,22 @@ class LocalProvider:
             compute = LocalCompute(self, server, at=sealed, endpoint=self._endpoint(server))
             with _stopped_on_failure(server):
                 compute.began()
+                self._describe(name, server, sealed)
         except BaseException:
             self._places.give_back(place, sealed, reusable=False)
             raise
         return self._registered(compute)
+
+    def _describe(self, name: str, server: Server, sealed: Sealed) -> None:
+        branch_file.write(
+            server.place.directory,
+            name=name,
+            origin=sealed.key,
+            sealed=str(sealed.data),
+            rung=self._storage.rung,
+            sockets=str(server.sockets),
+            pid=server.pid,
+        )
 
     def _serve(
         self, name: str, place: Place, *, building: bool = False, caches: dict[str, bytes] | None = None
@@ -229,11 +247,21 @@ class LocalProvider:
 
     def freeze(self, compute: LocalCompute) -> tuple[ForkPoint, Backup]:
         """See Owner."""
+        return self.adopt(
+            f"forking {compute.name}", lambda data, storage: freeze(compute.server, data, storage=storage)
+        )
+
+    def adopt(self, doing: str, bring: Callable[[Path, Storage], T]) -> tuple[ForkPoint, T]:
+        """A frozen present made of what ``bring`` puts at the path it is given, and what it returns.
+
+        That is a data directory as a crash leaves it, or an online backup: its log is replayed here.
+        Raises BranchError or MachineError.
+        """
         directory = self._run_directory / "frozen" / uuid.uuid4().hex[:12]
         data = directory / "data"
-        with translated(directory, f"forking {compute.name}"), self._removed_on_failure(directory):
+        with translated(directory, doing), self._removed_on_failure(directory):
             directory.mkdir(mode=0o700)
-            backup = freeze(compute.server, data, storage=self._storage)
+            brought = bring(data, self._storage)
             recover(
                 data,
                 launcher=self._launcher,
@@ -241,7 +269,7 @@ class LocalProvider:
                 flags=self._flags(None),
                 log=directory / "log",
             )
-            return self._known(Sealed(f"frozen-{directory.name}", data, scan(data))), backup
+            return self._known(Sealed(f"frozen-{directory.name}", data, scan(data))), brought
 
     def knows(self, at: ForkPoint) -> bool:
         """See Owner."""
