@@ -117,10 +117,10 @@ class Rig:
 @contextmanager
 def rig(home: Path, *, check: bool = True, **options: Any) -> Iterator[Rig]:
     """A provider whose state directory is ``home``; afterwards nothing of its run may be left."""
+    settings = config.resolve(options={**options, "home": str(home)}, environ={}, ini={}, root=Path("/"))
     state = State(home).ensure()
     run = Path(tempfile.mkdtemp(prefix="r", dir=state.runs))
     sockets = Path(tempfile.mkdtemp(prefix="t", dir=sockets_root()))
-    settings = config.resolve(options={**options, "home": str(home)}, environ={}, ini={}, root=Path("/"))
     try:
         provider = LocalProvider(settings, state=state, run_directory=run, sockets=sockets)
         made = Rig(home, settings, run, sockets, provider)

@@ -155,11 +155,24 @@ def test_fork_points_come_and_go(any_rung: Rig) -> None:
 
 
 def test_forks_are_clean_when_only_read(local: Rig) -> None:
-    """The second branch of a fork point that is only read is in its marked state."""
+    """A branch of a fork point, fresh rows and all, is in its marked state after it was only read."""
     parent = local.start("parent")
-    run_sql(parent, "insert into item values (0, 'x')")
+    run_sql(parent, "insert into item select g, 'x' from generate_series(5000, 6000) g")
+    run_sql(parent, "create table fresh as select g from generate_series(1, 100) g")
     fork = local.start("fork", parent.fork_point())
+    assert run_sql(fork, "select (select count(*) from item), (select count(*) from fresh)") == [(3001, 100)]
+    fork.end_connections()
     assert fork.change() is None
+
+
+def test_fork_without_the_tests_database(local: Rig) -> None:
+    """A parent whose database was dropped is forked as it is; the fork cannot be connected to, as the parent."""
+    parent = local.start("parent")
+    with connect(parent.server.endpoint("postgres"), autocommit=True) as connection:
+        connection.execute("drop database app")
+    fork = local.start("fork", parent.fork_point())
+    with pytest.raises(psycopg.OperationalError, match="does not exist"):
+        connect(fork.endpoint)
 
 
 def test_unlogged_rows_are_not_forked(local: Rig) -> None:

@@ -119,18 +119,25 @@ def _copy_log(target: Path, segments: Iterable[Path | None]) -> None:
         (target / "pg_wal" / segment.name).write_bytes(segment.read_bytes())
 
 
-def recover(data: Path, *, launcher: Launcher, postgres: str, flags: list[str], log: Path) -> None:
-    """Bring a copied data directory to rest: replay its log and shut down. Raises BranchError with the log's end.
+def recover(data: Path, *, launcher: Launcher, command: list[str], database: str, log: Path) -> None:
+    """Bring a copied data directory to rest: replay its log, and shut down. Raises BranchError with the log's end.
 
-    A single-user server does both and ends when it has read nothing from its input.
+    A single-user server does both. VACUUM in the tests' database marks what is visible to all: without that,
+    the first SELECT of each branch would do it, and no branch would be found clean.
     """
-    launcher.run([postgres, "--single", "-D", str(data), *flags, "template1"], log=log)
-    if control_file.read(data).state != control_file.SHUT_DOWN or (data / "backup_label").exists():
-        raise BranchError(
-            f"the copy of a running branch could not be recovered:\n{log.read_text(errors='replace')[-2000:]}"
-        )
+    launcher.run([*command, database], log=log, told="vacuum (freeze)\n")
+    if not _is_at_rest(data):
+        launcher.run([*command, "template1"], log=log)  # the tests' database was dropped or locked
+    if not _is_at_rest(data):
+        end = log.read_text(errors="replace")[-2000:]
+        raise BranchError(f"the copy of a running branch could not be recovered:\n{end}")
     for name in ("backup_label.old", "tablespace_map.old"):
         (data / name).unlink(missing_ok=True)
     for path in data.glob(f"**/{catalog_cache.KEPT}"):
         path.unlink()
+    catalog_cache.keep(data)
     strip(data)
+
+
+def _is_at_rest(data: Path) -> bool:
+    return control_file.read(data).state == control_file.SHUT_DOWN and not (data / "backup_label").exists()

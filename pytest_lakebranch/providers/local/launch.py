@@ -92,11 +92,13 @@ class Launcher:
 
     def server(self, command: Sequence[str], *, overlay: Overlay | None, log: Path) -> subprocess.Popen[bytes]:
         """Start a server that dies when we die, in a session of its own; its output goes to ``log``."""
-        return self._in_thread(_popen, self._server_command(command, overlay), log)
+        return self._in_thread(_popen, self._server_command(command, overlay), log, subprocess.DEVNULL)
 
-    def run(self, command: Sequence[str], *, log: Path) -> int:
-        """Run a program to its end, from any thread's point of view at once with others; its exit status."""
-        return self._in_thread(_popen, self._server_command(command, None), log).wait()
+    def run(self, command: Sequence[str], *, log: Path, told: str = "") -> int:
+        """Run a program to its end, with ``told`` as its input; its exit status. Others may run at the same time."""
+        process = self._in_thread(_popen, self._server_command(command, None), log, subprocess.PIPE)
+        process.communicate(told.encode())
+        return process.returncode
 
     def close(self) -> None:
         """End the thread. Servers that still run end with it."""
@@ -119,11 +121,11 @@ class Launcher:
 IN_MOUNT_NAMESPACE = ("unshare", "--user", "--map-root-user", "--mount")
 
 
-def _popen(command: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
+def _popen(command: Sequence[str], log: Path, stdin: int) -> subprocess.Popen[bytes]:
     with log.open("ab") as output:
         return subprocess.Popen(
             command,
-            stdin=subprocess.DEVNULL,
+            stdin=stdin,
             stdout=output,
             stderr=output,
             env=environment(),

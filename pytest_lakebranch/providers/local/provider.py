@@ -265,8 +265,8 @@ class LocalProvider:
             recover(
                 data,
                 launcher=self._launcher,
-                postgres=self._binaries.program("postgres"),
-                flags=self._flags(None),
+                command=[self._binaries.program("postgres"), "--single", "-D", str(data), *self._flags(None)],
+                database=self._settings.database,
                 log=directory / "log",
             )
             return self._known(Sealed(f"frozen-{directory.name}", data, scan(data))), brought

@@ -70,7 +70,11 @@ class Server:
 
     def wait_ready(self) -> None:
         """Wait until the server accepts connections; raises BranchError or MachineError with the log."""
-        if poll(self._is_ready, deadline=Deadline(READY_SECONDS)) is None:
+        deadline = Deadline(READY_SECONDS)
+        # In short stretches: a single long one would look every few milliseconds only by the time it matters.
+        while not deadline.passed and not poll(self._is_ready, deadline=Deadline(0.01)):
+            pass
+        if deadline.passed:
             raise BranchError(
                 f"the server of {self.name} was not ready after {READY_SECONDS:.0f} s. Its log ends:\n{self.log_tail()}"
             )

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
-import stat
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -148,21 +148,26 @@ def unless_gone(copy: CopyOne) -> CopyOne:
 
 def remove_tree(directory: Path) -> None:
     """Remove ``directory`` and all in it, also where rights were taken away; nothing to remove is fine."""
-    if not os.path.lexists(directory):
-        return
-    with contextlib.suppress(FileNotFoundError):
-        shutil.rmtree(directory, onerror=_try_again)
+    for _ in range(3):  # again if somebody removes or adds something at the same time
+        try:
+            shutil.rmtree(directory)
+        except FileNotFoundError:
+            if not directory.is_symlink() and not directory.exists():
+                return
+        except PermissionError:
+            _open(directory)
+        except OSError as error:
+            if error.errno != errno.ENOTEMPTY:
+                raise
+    if directory.exists():
+        shutil.rmtree(directory)
 
 
-def _try_again(_function: Callable[[str], object], path: str, _failure: object) -> None:
-    """For shutil.rmtree: open what is closed (overlayfs keeps a directory of mode 0000) and do it again."""
-    if not os.path.lexists(path):
-        return
-    parent = os.path.dirname(path)  # noqa: PTH120
-    for closed in (parent, path):
-        if stat.S_ISDIR(os.lstat(closed).st_mode):
-            os.chmod(closed, 0o700, follow_symlinks=True)  # noqa: PTH101
-    if stat.S_ISDIR(os.lstat(path).st_mode):
-        shutil.rmtree(path)
-    else:
-        os.unlink(path)  # noqa: PTH108
+def _open(directory: Path) -> None:
+    """Give us back the right to look into directories: overlayfs keeps some of mode 0000."""
+    directory.chmod(0o700)
+    for folder, names, _ in os.walk(directory):
+        for name in names:
+            path = Path(folder, name)
+            if not path.is_symlink():
+                path.chmod(0o700)
