@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
@@ -44,6 +45,7 @@ class Branch:
         self._grant = grant
         self.ended = False
         self.opened: set[int] = set()
+        self._connections: weakref.WeakSet[Any] = weakref.WeakSet()
 
     @property
     def lease(self) -> str:
@@ -94,14 +96,23 @@ class Branch:
     def connect(self, **kwargs: Any) -> psycopg.Connection[Any]:
         """A psycopg connection to the tests' database; keyword arguments are those of ``psycopg.connect``."""
         connection = connect.connect(self.endpoint, **kwargs)
-        self.opened.add(connection.info.backend_pid)
+        self._note(connection)
         return connection
 
     async def aconnect(self, **kwargs: Any) -> psycopg.AsyncConnection[Any]:
         """An asynchronous psycopg connection; keyword arguments are those of ``psycopg.AsyncConnection.connect``."""
         connection = await connect.aconnect(self.endpoint, **kwargs)
-        self.opened.add(connection.info.backend_pid)
+        self._note(connection)
         return connection
+
+    def _note(self, connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> None:
+        self.opened.add(connection.info.backend_pid)
+        self._connections.add(connection)
+
+    @property
+    def descriptors(self) -> set[int]:
+        """The file descriptors of the open connections that :meth:`connect` and :meth:`aconnect` gave out."""
+        return {connection.fileno() for connection in self._connections if not connection.closed}
 
     @contextmanager
     def fork(self) -> Iterator[Branch]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import shutil
 import tempfile
@@ -79,3 +81,11 @@ class Seat:
                 environ[name] = value
         self._refusal.close()
         shutil.rmtree(self._directory)
+
+
+def clear_abandoned_seats() -> None:
+    """Remove the places of processes that are gone: a worker that crashed could not do it itself."""
+    for directory in sockets_root().glob("s*"):
+        with contextlib.suppress(OSError, ValueError, TypeError):  # it goes away meanwhile, or is being made
+            if Identity(**json.loads((directory / "owner").read_text())).is_gone:
+                shutil.rmtree(directory, ignore_errors=True)

@@ -6,10 +6,35 @@ branch are left alone.
 
 from __future__ import annotations
 
+import contextlib
+import os
+import socket
+import stat
 import sys
 import weakref
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from pathlib import Path
 from typing import Any
+
+
+def hang_up(address: str, *, but: Collection[int]) -> None:
+    """Shut down this process's connections to the server that ``address`` leads to, but the descriptors ``but``.
+
+    Their owners find them closed by the server, and connect again.
+    """
+    place = str(Path(address).readlink())
+    for entry in Path("/dev/fd").iterdir():
+        if int(entry.name) not in but:
+            with contextlib.suppress(OSError):  # it is closed by now: the listing's own, or one of another thread
+                _shut_down(int(entry.name), place)
+
+
+def _shut_down(descriptor: int, place: str) -> None:
+    if not stat.S_ISSOCK(os.fstat(descriptor).st_mode):
+        return
+    with socket.socket(fileno=os.dup(descriptor)) as connection:
+        if connection.family == socket.AF_UNIX and str(connection.getpeername()).startswith(f"{place}/"):
+            connection.shutdown(socket.SHUT_RDWR)
 
 
 class Frameworks:

@@ -17,9 +17,9 @@ from pytest_lakebranch.branch import Branch
 from pytest_lakebranch.branches.lease import Purpose, Request
 from pytest_lakebranch.building import Builder
 from pytest_lakebranch.config import Settings
-from pytest_lakebranch.environment import HINT, OUTSIDE, Seat
+from pytest_lakebranch.environment import HINT, OUTSIDE, Seat, clear_abandoned_seats
 from pytest_lakebranch.errors import LakebranchError
-from pytest_lakebranch.frameworks import Frameworks
+from pytest_lakebranch.frameworks import Frameworks, hang_up
 from pytest_lakebranch.host.client import HostClient, connect, connect_or_start
 from pytest_lakebranch.host.run_directory import RunDirectory
 from pytest_lakebranch.model import LeaseEnd, Summary
@@ -188,7 +188,18 @@ class Run:
         else:
             self._seat.refuse(*to)
         if isinstance(before, Branch) and before is not to and not before.ended:
-            self._host.disconnect(before.lease, but=before.opened)
+            self._cut(before)
+
+    def _cut(self, left: Branch) -> None:
+        """End the application's connections to a shared branch that its URL has left.
+
+        Those to a test's own branch end, and are counted, with its lease. Those to the branch of the run are told
+        from other workers' by their descriptors in this process.
+        """
+        if left is self._shared.get("worker"):
+            self._host.disconnect(left.lease, but=left.opened)
+        elif left is self._shared.get("run"):
+            hang_up(left.endpoint.host, but=left.descriptors)
 
     def once(self, branch: Branch, work: Callable[[Branch], object]) -> None:
         """Have ``work`` done for a branch by one worker of the run; returns when it is done."""
@@ -219,6 +230,7 @@ class Run:
     def finish(self) -> Summary | None:
         """End the run, in the controller: stop the host and wait until nothing is left. None when there was no host."""
         self.leave()
+        clear_abandoned_seats()
         return finish(self._directory, worker=self._place.worker)
 
 

@@ -38,7 +38,7 @@ PLAIN = without_others()
 SOON = 20.0
 """Seconds after which something that should happen soon counts as not happening."""
 
-RECORDER = '''
+RECORDER = """
 import json, os, pathlib, pytest
 
 RECORD = pathlib.Path(__file__).with_name("record.jsonl")
@@ -55,7 +55,7 @@ def pytest_lakebranch_branch_ready(branch, item):
 def pytest_lakebranch_branch_released(branch, end, item):
     record(hook="released", branch=branch.name, test=item and item.nodeid, ending=end.ending, reason=end.reason,
            connections=end.connections, held=end.held)
-'''
+"""
 """A conftest.py that writes down what our hooks are called with."""
 
 
@@ -83,7 +83,11 @@ class Project:
         """Write pytest.ini with settings; a list is written one entry a line."""
         lines = ["[pytest]"]
         for name, value in settings.items():
-            lines += [f"{name} ="] + [f"    {entry}" for entry in value] if isinstance(value, list) else [f"{name} = {value}"]
+            lines += (
+                [f"{name} ="] + [f"    {entry}" for entry in value]
+                if isinstance(value, list)
+                else [f"{name} = {value}"]
+            )
         (self.path / "pytest.ini").write_text("\n".join(lines) + "\n")
 
     def run(self, *options: str) -> pytest.RunResult:

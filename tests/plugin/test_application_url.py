@@ -243,7 +243,9 @@ def test_sqlalchemy_engine_made_at_import(project: Project, pool: str) -> None:
     project.spawn().assert_outcomes(passed=6)
 
 
-@pytest.mark.skipif(find_spec("greenlet") is None, reason="greenlet, which SQLAlchemy's asyncio needs, is not installed")
+@pytest.mark.skipif(
+    find_spec("greenlet") is None, reason="greenlet, which SQLAlchemy's asyncio needs, is not installed"
+)
 def test_async_sqlalchemy_engine(project: Project) -> None:
     """An asynchronous engine on asyncpg, made at import, works in one test after the other."""
     project.write(
@@ -344,14 +346,18 @@ def test_stale_psycopg_connection_is_ended(project: Project) -> None:
 
 def test_environment_is_restored(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     """After the run, and after one that ended with a usage error, the variables are what they were before."""
-    project.ini(lakebranch_base="sql:schema.sql", lakebranch_env=["DATABASE_URL", "OTHER_URL={url}&x=1"], pythonpath=".")
+    project.ini(
+        lakebranch_base="sql:schema.sql", lakebranch_env=["DATABASE_URL", "OTHER_URL={url}&x=1"], pythonpath="."
+    )
     project.write(test_it="import os\n\ndef test_it():\n    assert os.environ['OTHER_URL'].endswith('&x=1')")
     monkeypatch.setenv("DATABASE_URL", "postgresql://production/")
     monkeypatch.delenv("OTHER_URL", raising=False)
     project.run().assert_outcomes(passed=1)
-    assert os.environ["DATABASE_URL"] == "postgresql://production/" and "OTHER_URL" not in os.environ
+    assert os.environ["DATABASE_URL"] == "postgresql://production/"
+    assert "OTHER_URL" not in os.environ
     assert project.run("--no-such-option").ret == pytest.ExitCode.USAGE_ERROR
-    assert os.environ["DATABASE_URL"] == "postgresql://production/" and "OTHER_URL" not in os.environ
+    assert os.environ["DATABASE_URL"] == "postgresql://production/"
+    assert "OTHER_URL" not in os.environ
 
 
 @pytest.mark.parametrize("options", [("--no-such-option",), ("--help",), ("--version",), ("--fixtures",), ("--co",)])

@@ -24,7 +24,8 @@ select (select array_agg(name order by id) from item),
        (select count(*) from pg_largeobject_metadata),
        current_setting('work_mem'), current_setting('app.flag', true)
 """
-FRESH = (["one", "two"], ["sealed"], 2, 4, ["postgres"], ["app", "postgres", "template0", "template1"], 0, 0, "4MB", None)
+DATABASES = ["app", "postgres", "template0", "template1"]
+FRESH = (["one", "two"], ["sealed"], 2, 4, ["postgres"], DATABASES, 0, 0, "4MB", None)
 
 def look(branch):
     with branch.connect() as conn:
@@ -36,9 +37,7 @@ def look(branch):
 def base(project: Project) -> None:
     """Each project has tables with a few rows, and a server that takes prepared transactions."""
     project.write(schema_dot_sql=SCHEMA, conftest=RECORDER, sight=SIGHT)
-    project.ini(
-        lakebranch_base="sql:schema.sql", lakebranch_settings="max_prepared_transactions=5", pythonpath="."
-    )
+    project.ini(lakebranch_base="sql:schema.sql", lakebranch_settings="max_prepared_transactions=5", pythonpath=".")
 
 
 def test_fresh_after_anything(project: Project) -> None:
@@ -197,7 +196,9 @@ def test_rollback_notices_sql_that_ends_it(project: Project, sql: str) -> None:
     )
     result = project.run()
     result.assert_outcomes(passed=1, errors=1)
-    result.stdout.fnmatch_lines(["*test_it.py::test_it: the test ended the transaction of isolation='rollback' by SQL*"])
+    result.stdout.fnmatch_lines(
+        ["*test_it.py::test_it: the test ended the transaction of isolation='rollback' by SQL*"]
+    )
     result.stdout.no_fnmatch_line("*pytest_lakebranch/*")
 
 

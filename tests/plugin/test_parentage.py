@@ -6,6 +6,7 @@ import pytest
 
 from tests.plugin.conftest import Project, without_others
 
+SCHEMA = "create table item (id int primary key, name text); insert into item values (1, 'one'), (2, 'two');"
 SEEDED = """
 import pytest
 from conftest import record
@@ -59,7 +60,7 @@ def test_not_seeded(lakebranch, number):
 def suite(project: Project) -> None:
     """A suite in which some tests have a seeding fixture in their closure and others do not."""
     project.write(
-        schema_dot_sql="create table item (id int primary key, name text); insert into item values (1, 'one'), (2, 'two');",
+        schema_dot_sql=SCHEMA,
         conftest="def record(**facts): ...",
         test_it=SEEDED,
     )
