@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from pytest_lakebranch.model import Summary
 
 pytest_plugins = ["pytest_lakebranch.fixtures"]
+RUN_NO_TEST = ("collectonly", "setupplan", "showfixtures", "show_fixtures_per_test")
+"""pytest's options with which nothing of ours is started or made."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -90,7 +92,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     """With a setting of ours: find out before the first test, and before the workers, what will not work."""
     config = session.config
     settings = config.stash[SETTINGS]
-    idle = config.option.collectonly or getattr(config.option, "setupplan", False)
+    idle = any(getattr(config.option, name, False) for name in RUN_NO_TEST)
     if settings.sources and _is_controller(config) and not idle:
         from pytest_lakebranch.preflight import check
 

@@ -1,0 +1,223 @@
+"""Each setting from flag, environment and ini; what is wrong is a usage error before the first test."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pytest_lakebranch.config import TABLE
+from tests.plugin.conftest import Project
+
+VALUES = {
+    "provider": "local",
+    "base": "sql:schema.sql",
+    "database": "shop",
+    "user": "clerk",
+    "settings": "work_mem=1MB",
+    "locale": "C",
+    "env": "APP_URL",
+    "autouse": "true",
+    "postgres": "embedded",
+    "storage": "copy",
+    "rebuild": "true",
+    "home": "state",
+}
+KEPT = [row for row in TABLE if row.name in VALUES]
+
+
+@pytest.fixture(autouse=True)
+def schema(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each project has a step file, and a test that must not run when a setting is wrong."""
+    monkeypatch.delenv("LAKEBRANCH_HOME")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(project.home))
+    project.write(schema_dot_sql="create table item (id int)", test_it="def test_it(): ...")
+
+
+def test_values_for_all_settings() -> None:
+    """This file tries every setting there is."""
+    assert set(VALUES) == {row.name for row in TABLE}
+
+
+@pytest.mark.parametrize("row", KEPT, ids=lambda row: row.name)
+@pytest.mark.parametrize("place", ["flag", "env", "ini"])
+def test_each_setting_from_each_place(
+    project: Project, monkeypatch: pytest.MonkeyPatch, row: object, place: str
+) -> None:
+    """The header shows the value and where it came from."""
+    from pytest_lakebranch.config import Row
+
+    assert isinstance(row, Row)
+    options, value = [], VALUES[row.name]
+    if place == "flag":
+        options, source = [row.flag] if row.kind == "flag" else [row.flag, value], row.flag
+    elif place == "env":
+        monkeypatch.setenv(row.env, value)
+        source = row.env
+    else:
+        project.ini(**{row.ini: value})
+        source = f"{row.ini} in ini"
+    result = project.run("--collect-only", *options)
+    shown = "True" if row.kind == "flag" else f"{'*' if row.name == 'home' else ''}{value}"
+    result.stdout.fnmatch_lines(["lakebranch: local*", f"lakebranch settings: {row.name}={shown} (from {source})"])
+
+
+def test_precedence(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command line wins over the environment, the environment over ini."""
+    project.ini(lakebranch_database="from_ini", lakebranch_user="from_ini", lakebranch_storage="copy")
+    monkeypatch.setenv("LAKEBRANCH_DATABASE", "from_env")
+    monkeypatch.setenv("LAKEBRANCH_USER", "from_env")
+    result = project.run("--collect-only", "--lakebranch-user", "from_flag")
+    result.stdout.fnmatch_lines(
+        [
+            "*database=from_env (from LAKEBRANCH_DATABASE); user=from_flag (from --lakebranch-user); "
+            "storage=copy (from lakebranch_storage in ini)"
+        ]
+    )
+
+
+def test_settings_reach_the_server(project: Project) -> None:
+    """Database, role, server settings and locale are those of the branches; the role is no superuser."""
+    project.ini(
+        lakebranch_database="shop",
+        lakebranch_user="clerk",
+        lakebranch_settings=["work_mem=1MB", "timezone=Asia/Tokyo"],
+        lakebranch_locale="C",
+    )
+    project.write(
+        test_it="""
+        def test_it(lakebranch_conn):
+            row = lakebranch_conn.execute(
+                "select current_database(), current_user, current_setting('work_mem'), current_setting('timezone'),"
+                " (select rolsuper from pg_roles where rolname = current_user),"
+                " (select datcollate from pg_database where datname = current_database())"
+            ).fetchone()
+            assert row == ("shop", "clerk", "1MB", "Asia/Tokyo", False, "C")
+        """
+    )
+    project.run().assert_outcomes(passed=1)
+
+
+WRONG = {
+    ("--lakebranch-provider", "neno"): "--lakebranch-provider: 'neno' is not one of local",
+    (
+        "--lakebranch-base",
+        "sqll:schema.sql",
+    ): "'sqll:schema.sql' is not a step: there is no kind 'sqll'. Did you mean sql:?",
+    ("--lakebranch-base", "sql:missing.sql"): "*missing.sql*",
+    ("--lakebranch-base", "python:missing:load"): "*missing*",
+    ("--lakebranch-base", "dump:missing.dump"): "*missing.dump*",
+    ("--lakebranch-postgres", "/nowhere"): "lakebranch_postgres: /nowhere holds no program named postgres*",
+    ("--lakebranch-home", "/proc/nowhere"): "the state directory /proc/nowhere cannot be used*LAKEBRANCH_HOME*",
+    ("--lakebranch-database", ""): "--lakebranch-database is set but empty*",
+    ("--lakebranch-database", "template1"): "lakebranch_database: 'template1' is a maintenance database*",
+    ("--lakebranch-settings", "work_mem"): "lakebranch_settings: 'work_mem' is not of the form name=value*",
+    ("--lakebranch-settings", "port=1"): "lakebranch_settings: port cannot be set*",
+    ("--lakebranch-env", "A-B"): "lakebranch_env: 'A-B' is neither NAME nor NAME=TEMPLATE*",
+    ("--lakebranch-env", "A={uri}"): "lakebranch_env: a template has an unknown placeholder*",
+    ("--lakebranch-storage", "zfs"): "--lakebranch-storage: 'zfs' is not one of auto, snapshot*",
+}
+
+
+@pytest.mark.parametrize("options", WRONG, ids="=".join)
+def test_usage_errors(project: Project, options: tuple[str, str]) -> None:
+    """What the controller can know is said before the first test, in one message, with exit code 4."""
+    result = project.run("=".join(options))
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([f"ERROR: lakebranch: {WRONG[options]}"])
+    assert "Traceback" not in str(result.stderr)
+    assert "collected" not in str(result.stdout)
+    assert "pytest_lakebranch/" not in str(result.stderr) + str(result.stdout)
+
+
+@pytest.mark.parametrize("row", KEPT, ids=lambda row: row.name)
+def test_set_but_empty(project: Project, monkeypatch: pytest.MonkeyPatch, row: object) -> None:
+    """A setting that is set but empty is an error, which names its place."""
+    from pytest_lakebranch.config import Row
+
+    assert isinstance(row, Row)
+    monkeypatch.setenv(row.env, "")
+    result = project.run()
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([f"ERROR: lakebranch: {row.env}*"])
+
+
+def test_misspelt_settings(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A misspelt name in ini or environment is refused, with the one that was meant."""
+    project.ini(lakebranch_bas="sql:schema.sql")
+    result = project.run()
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(
+        ["ERROR: lakebranch: there is no setting lakebranch_bas. Did you mean lakebranch_base?"]
+    )
+    project.ini(lakebranch_base="sql:schema.sql")
+    monkeypatch.setenv("LAKEBRANCH_PROVIDR", "local")
+    result = project.run()
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*there is no setting LAKEBRANCH_PROVIDR. Did you mean LAKEBRANCH_PROVIDER?"])
+
+
+def test_rung_that_the_machine_lacks(project: Project) -> None:
+    """A forced rung that does not work is refused with what was tried, what the system said and what would work."""
+    if Path("/dev/shm").is_dir():
+        project.ini(lakebranch_home=f"/dev/shm/lakebranch-test-{project.path.name}")
+    result = project.run("--lakebranch-storage", "snapshot", "--lakebranch-home", str(project.path / "state"))
+    if "collected" in str(result.stdout):
+        pytest.skip("this machine's temporary directory is on btrfs")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: lakebranch: lakebranch_storage is 'snapshot', but that does not work in *"])
+    result.stderr.fnmatch_lines(["*Tried: *. The system said: *. Here would work: *copy (or auto)*"])
+
+
+@pytest.mark.parametrize("options", ["--lakebranch-provider=neno", "--lakebranch-postgres=/nowhere"])
+def test_usage_errors_with_workers(project: Project, options: str) -> None:
+    """With workers there is one message, no internal error and no traceback."""
+    result = project.spawn("-n", "2", options)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert str(result.stderr).count("ERROR: lakebranch:") == 1
+    for text in ("INTERNALERROR", "Traceback"):
+        assert text not in str(result.stderr) + str(result.stdout)
+
+
+@pytest.mark.parametrize("env", [[], ["DATABASE_URL"]], ids=["without_url", "with_url"])
+def test_socket_directory_that_is_open_to_others(project: Project, sockets: Path, env: list[str]) -> None:
+    """A socket directory that others may enter is refused in one message, with and without the application's URL."""
+    project.ini(lakebranch_base="sql:schema.sql", **({"lakebranch_env": env} if env else {}))
+    sockets.mkdir(exist_ok=True, mode=0o700)
+    sockets.chmod(0o755)
+    try:
+        result = project.spawn()
+    finally:
+        sockets.chmod(0o700)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([f"ERROR: lakebranch: {sockets} is open to other users*"])
+    assert "Traceback" not in str(result.stderr) + str(result.stdout)
+
+
+def test_socket_directory_without_settings(project: Project, sockets: Path) -> None:
+    """Where no setting made the controller look, the test fails with the message alone."""
+    sockets.mkdir(exist_ok=True, mode=0o700)
+    sockets.chmod(0o755)
+    project.write(test_it="def test_one(lakebranch): ...\n\ndef test_two(lakebranch): ...")
+    try:
+        result = project.run()
+    finally:
+        sockets.chmod(0o700)
+    result.assert_outcomes(errors=2)
+    result.stdout.fnmatch_lines([f"*{sockets} is open to other users*"])
+    result.stdout.no_fnmatch_line("*pytest_lakebranch/*")
+
+
+def test_no_header_without_settings(project: Project) -> None:
+    """A project that only asks for a fixture has no header of ours, and gets the defaults."""
+    project.write(test_it="def test_it(lakebranch): assert lakebranch.endpoint.dbname == 'app'")
+    result = project.run()
+    result.assert_outcomes(passed=1)
+    result.stdout.no_fnmatch_line("lakebranch: *")
+
+
+def test_header_names_what_was_found(project: Project) -> None:
+    """With a setting, the header has provider, PostgreSQL's version and origin, and the rung with its reason."""
+    project.ini(lakebranch_base="sql:schema.sql")
+    result = project.run()
+    result.stdout.fnmatch_lines(["lakebranch: local, PostgreSQL 1?.* (*), storage * (*)"])
