@@ -25,7 +25,7 @@ TARGETS = {"overlay": 50.0, "snapshot": 50.0, "copy": 130.0}
 
 def figures() -> Iterator[Figure]:
     """Each rung on the file system it is for; loop-mounted where this machine's disk is another."""
-    with workplace(Path.cwd()) as here, ExitStack() as stack:
+    with workplace() as here, ExitStack() as stack:
         homes = {"overlay": here / "overlay", "copy": here / "copy"}
         for rung, kind in (("snapshot", "btrfs"), ("reflink", "xfs")):
             homes[rung] = stack.enter_context(mounted(here, kind)) / "home"

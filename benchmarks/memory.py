@@ -31,7 +31,7 @@ def test_host(lakebranch_conn, request):
 
 def figures() -> Iterator[Figure]:
     """Eight computes at once, as in a run with eight workers; the median of all their processes together."""
-    with workplace(Path.cwd()) as home, provider(home / "home", "auto") as made:
+    with workplace() as home, provider(home / "home", "auto") as made:
         base = made.seal(made.build("base", None), "memory")
         computes = [made.start(f"b{number}", base) for number in range(8)]
         sizes = [megabytes(compute) for compute in computes if isinstance(compute, LocalCompute)]
