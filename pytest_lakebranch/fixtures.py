@@ -19,9 +19,10 @@ Factory = Callable[[], "Branch"]
 
 
 def _run(request: pytest.FixtureRequest) -> Run:
-    from pytest_lakebranch.run import run_of
+    from pytest_lakebranch.run import run_of, told
 
-    return run_of(request.config)
+    with told():
+        return run_of(request.config)
 
 
 @pytest.fixture

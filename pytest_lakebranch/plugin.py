@@ -75,12 +75,22 @@ def pytest_configure(config: pytest.Config) -> None:
 class _Xdist:
     """What is to be done where xdist is installed: its hooks must not be declared where it is not."""
 
+    def __init__(self) -> None:
+        self.users: set[str] = set()
+
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
         """In the controller: tell a worker whose run it belongs to."""
         config: pytest.Config = node.config
         config.stash[RUN_ID] = node.workerinput["testrunuid"]
         node.workerinput["lakebranch_terminal"] = options.terminal_of(config)
+        self.users.add(node.gateway.id)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any, error: object) -> None:
+        """In the controller: strike out a worker that says that it did not use us; one that crashed says nothing."""
+        if not error and not node.workeroutput.get("lakebranch_used", True):
+            self.users.discard(node.gateway.id)
 
 
 def _is_controller(config: pytest.Config) -> bool:
@@ -113,16 +123,21 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_pycollect_makeitem(collector: pytest.Collector) -> Generator[None, Any, Any]:
-    """Refuse a marker that is written wrongly, with the test's name."""
-    made = yield
-    for item in made if isinstance(made, list) else [made]:
-        if isinstance(item, pytest.Item):
-            try:
-                markers.wish_of(item, in_use=True)
-            except ConfigError as error:
-                raise collector.CollectError(str(error)) from None
-    return made
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """Refuse markers that are written wrongly, with the tests' names."""
+    report = yield
+    wrong = [text for item in report.result or () if isinstance(item, pytest.Item) and (text := _wrong_marker(item))]
+    if wrong:
+        report.outcome, report.longrepr, report.result = "failed", "\n".join(wrong), []
+    return report
+
+
+def _wrong_marker(item: pytest.Item) -> str:
+    try:
+        markers.wish_of(item, in_use=True)
+    except ConfigError as error:
+        return str(error)
+    return ""
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -161,12 +176,15 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         summary = _finish(config)
         if summary is not None:
             config.stash[SUMMARY] = summary
-    elif RUN in config.stash:
+        return
+    config.workeroutput["lakebranch_used"] = RUN in config.stash  # type: ignore[attr-defined]
+    if RUN in config.stash:
         config.stash[RUN].leave()
 
 
 def _finish(config: pytest.Config) -> Summary | None:
-    if RUN not in config.stash and RUN_ID not in config.stash:
+    xdist = config.pluginmanager.get_plugin("lakebranch_xdist")
+    if RUN not in config.stash and not (xdist and xdist.users):
         return None
     from pytest_lakebranch.run import run_of
 

@@ -8,7 +8,7 @@ from tests.plugin.conftest import Project
 
 WRONG = {
     'isolation="tset"': "isolation='tset' is not one of 'test', 'rollback', 'worker', 'run'",
-    'isolaton="test"': "unexpected keyword argument 'isolaton'",
+    'isolaton="test"': "got an unexpected keyword argument 'isolaton'",
     '"worker"': "takes 0 positional arguments but 1 was given",
     'destructive="yes"': "destructive='yes' is neither True nor False",
     'isolation="run", destructive=True': "a destructive test has a branch of its own",
