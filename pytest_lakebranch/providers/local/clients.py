@@ -46,6 +46,12 @@ class Clients:
         running = {pid for pid in pids if is_running(pid)}
         return self._serving(running) if running else running
 
+    def remain(self) -> bool:
+        """Whether a process serves a client after a short grace: one that the server has just started for itself is
+        not known as such at once.
+        """
+        return poll(lambda: None if self.present() else True, deadline=Deadline(GRACE_SECONDS)) is None
+
     def _serving(self, pids: set[int]) -> set[int]:
         kinds: dict[int, str] = dict(self.server.query(KINDS, list(pids)))
         others = {pid for pid, kind in kinds.items() if kind not in CLIENT_KINDS}

@@ -118,7 +118,7 @@ class LocalCompute:
         if self._mark is None:
             return "no lease has begun"
         try:
-            if self._clients.present():
+            if self._clients.remain():
                 return "a client is connected"
             return self._mark.difference(self._state())
         except (psycopg.Error, OSError) as error:
