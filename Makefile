@@ -12,7 +12,7 @@ $(VENV)/.installed: pyproject.toml
 	touch $@
 
 demo: $(VENV)/.installed  ## see it work: the stock application of conftest_examples/inventory with two workers
-	$(BIN)/python -m pytest conftest_examples/inventory -n 2 -p no:randomly -p no:django
+	$(BIN)/python -m pytest conftest_examples/inventory -n 2 -p no:randomly -p no:django -p no:asyncio
 
 test: $(VENV)/.installed  ## lint, types, import contract and all tests
 	$(BIN)/ruff check .

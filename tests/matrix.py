@@ -83,7 +83,7 @@ def combination(user: User, rung: str, workers: int, home: Path) -> str:
     }
     for suite in SUITES:
         command = [*user.become, str(user.python), "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:randomly"]
-        command += ["-p", "no:django", "-n", str(workers), "-q", str(user.project / suite)]
+        command += ["-p", "no:django", "-p", "no:asyncio", "-n", str(workers), "-q", str(user.project / suite)]
         done = subprocess.run(command, cwd=user.project, env=environment, capture_output=True, text=True, check=False)
         if done.returncode != 0 or "skipped" in done.stdout:
             return done.stdout[-3000:] + done.stderr[-1000:]
