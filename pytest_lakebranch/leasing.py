@@ -33,33 +33,31 @@ class TestLease:
     @contextmanager
     def held(self) -> Iterator[TestLease]:
         """The time between the set-up of wider fixtures and the end of the test's own."""
-        owned = self._open()
-        try:
+        with ExitStack() as ends:
+            self._open(ends)
             yield self
-        finally:
-            self._run.lead_around()
-            if owned is not None:
-                self._release(owned)
 
-    def _open(self) -> Branch | None:
-        """Lease what the test wishes and lead the URL there; return the branch if it is the test's own."""
-        if self._wish.isolation == "rollback":
-            self._given = self._run.shared("worker")
+    def _open(self, ends: ExitStack) -> None:
+        """Lease what the test wishes and lead the URL there; what is to be done at the end goes to ``ends``."""
+        isolation = self._wish.isolation
+        if isolation == "test":
+            self._open_own(ends)
+            return
+        self._given = self._run.shared("run" if isolation == "run" else "worker")
+        ends.callback(self._run.lead_around)
+        if isolation == "rollback":
             self._run.refuse(f"pytest-lakebranch: {ROLLBACK_ONLY}", "Use another isolation for this test.")
-            return None
-        if self._wish.isolation in ("worker", "run"):
-            self._given = self._run.shared(self._wish.isolation)
+        else:
             self._run.lead_to(self._given)
-            return None
-        return self._open_own()
 
-    def _open_own(self) -> Branch:
+    def _open_own(self, ends: ExitStack) -> None:
         branch = self._given = self._run.open(
             "test", asker=self._item.nodeid, parent=self._parent(), disposable=self._wish.destructive
         )
+        ends.callback(self._release, branch)
+        ends.callback(self._run.lead_around)
         self._run.lead_to(branch)
         self._item.ihook.pytest_lakebranch_branch_ready(branch=branch, item=self._item)
-        return branch
 
     def _parent(self) -> Branch | None:
         """By the test's own fixture closure, never by what other tests did."""
@@ -86,7 +84,7 @@ class TestLease:
     @contextmanager
     def connection(self) -> Iterator[psycopg.Connection[Any]]:
         """A connection to the test's branch, not autocommit; what is not committed is not kept."""
-        connection = self._given.connect()
+        connection = self._connect()
         try:
             if self._wish.isolation == "rollback":
                 with _undone(connection, self._item.nodeid):
@@ -95,6 +93,14 @@ class TestLease:
                 yield connection
         finally:
             connection.close()
+
+    def _connect(self) -> psycopg.Connection[Any]:
+        import psycopg
+
+        try:
+            return self._given.connect()
+        except psycopg.OperationalError as error:
+            raise BranchError(f"branch {self._given.name} takes no connection: {error}") from error
 
 
 @contextmanager

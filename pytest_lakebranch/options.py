@@ -54,7 +54,7 @@ def _ini_names(config: pytest.Config) -> list[str]:
 
 
 def terminal_of(config: pytest.Config) -> str | None:
-    """The path of the terminal on which progress may be shown."""
+    """The path of the terminal on which progress may be shown. Only while pytest does not capture output."""
     if config.get_verbosity() < 0:
         return None
     for descriptor in (1, 2):
@@ -62,8 +62,4 @@ def terminal_of(config: pytest.Config) -> str | None:
             return os.ttyname(descriptor)
         except OSError:
             continue
-    reporter = config.pluginmanager.get_plugin("terminalreporter")
-    try:  # pytest's capture has put a file in the place of descriptor 1; the reporter kept the original
-        return os.ttyname(reporter._tw._file.fileno()) if reporter else None
-    except (AttributeError, OSError, ValueError):
-        return None
+    return None

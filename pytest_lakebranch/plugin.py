@@ -5,6 +5,7 @@ Everything else is imported when a setting of ours is present or a test asks for
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
@@ -13,11 +14,10 @@ import pytest
 
 from pytest_lakebranch import markers, options
 from pytest_lakebranch.errors import ConfigError, LakebranchError
-from pytest_lakebranch.stash import FACTS, RUN, RUN_ID, SEAT, SETTINGS, SUMMARY
+from pytest_lakebranch.stash import FACTS, RUN, RUN_ID, SEAT, SETTINGS, SUMMARY, TERMINAL, TROUBLE
 
 if TYPE_CHECKING:
     from pytest_lakebranch.config import Settings
-    from pytest_lakebranch.model import Summary
 
 pytest_plugins = ["pytest_lakebranch.fixtures"]
 RUN_NO_TEST = ("collectonly", "setupplan", "showfixtures", "show_fixtures_per_test")
@@ -68,6 +68,7 @@ def pytest_configure(config: pytest.Config) -> None:
         config.stash[SETTINGS] = options.settings_of(config, config.option)
     except ConfigError as error:
         raise pytest.UsageError(f"lakebranch: {error}") from None
+    config.stash[TERMINAL] = options.terminal_of(config)
     if config.pluginmanager.hasplugin("dsession") or config.pluginmanager.hasplugin("xdist"):
         config.pluginmanager.register(_Xdist(), "lakebranch_xdist")
 
@@ -83,7 +84,7 @@ class _Xdist:
         """In the controller: tell a worker whose run it belongs to."""
         config: pytest.Config = node.config
         config.stash[RUN_ID] = node.workerinput["testrunuid"]
-        node.workerinput["lakebranch_terminal"] = options.terminal_of(config)
+        node.workerinput["lakebranch_terminal"] = config.stash[TERMINAL]
         self.users.add(node.gateway.id)
 
     @pytest.hookimpl(optionalhook=True)
@@ -150,7 +151,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     try:
         wish = markers.wish_of(item, in_use=bool(settings.sources))
     except ConfigError as error:
-        pytest.fail(str(error), pytrace=False)
+        raise pytest.fail.Exception(str(error), pytrace=False) from None
     if markers.needs_lease(item, wish, autouse=settings.autouse):
         if "_lakebranch_lease" in names:
             names.remove("_lakebranch_lease")
@@ -173,26 +174,27 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     ends the run and keeps its summary."""
     config = session.config
     if _is_controller(config):
-        summary = _finish(config)
-        if summary is not None:
-            config.stash[SUMMARY] = summary
+        _finish(config)
         return
     config.workeroutput["lakebranch_used"] = RUN in config.stash  # type: ignore[attr-defined]
     if RUN in config.stash:
-        config.stash[RUN].leave()
+        with contextlib.suppress(LakebranchError):  # the host is gone: the controller will say so
+            config.stash[RUN].leave()
 
 
-def _finish(config: pytest.Config) -> Summary | None:
+def _finish(config: pytest.Config) -> None:
     xdist = config.pluginmanager.get_plugin("lakebranch_xdist")
     if RUN not in config.stash and not (xdist and xdist.users):
-        return None
+        return
     from pytest_lakebranch.run import run_of
 
     try:
-        return run_of(config).finish()
+        summary = run_of(config).finish()
     except LakebranchError as error:
-        config.issue_config_time_warning(pytest.PytestWarning(f"lakebranch: {error}"), stacklevel=2)
-        return None
+        config.stash[TROUBLE] = str(error)
+    else:
+        if summary is not None:
+            config.stash[SUMMARY] = summary
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
@@ -202,3 +204,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         from pytest_lakebranch.reporting.terminal import write_summary
 
         write_summary(terminalreporter, config, summary)
+    if TROUBLE in config.stash:
+        terminalreporter.section("lakebranch")
+        terminalreporter.line(config.stash[TROUBLE], red=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,15 +18,14 @@ from pytest_lakebranch.branches.lease import Purpose, Request
 from pytest_lakebranch.building import Builder
 from pytest_lakebranch.config import Settings
 from pytest_lakebranch.environment import HINT, OUTSIDE, Seat, clear_abandoned_seats
-from pytest_lakebranch.errors import LakebranchError
+from pytest_lakebranch.errors import HostError, LakebranchError
 from pytest_lakebranch.frameworks import Frameworks, hang_up
 from pytest_lakebranch.host.client import HostClient, connect, connect_or_start
 from pytest_lakebranch.host.run_directory import RunDirectory
 from pytest_lakebranch.model import LeaseEnd, Summary
-from pytest_lakebranch.options import terminal_of
 from pytest_lakebranch.processes import Identity
 from pytest_lakebranch.progress import Progress
-from pytest_lakebranch.stash import RUN, RUN_ID, SEAT, SETTINGS
+from pytest_lakebranch.stash import RUN, RUN_ID, SEAT, SETTINGS, TERMINAL
 from pytest_lakebranch.state import State, sockets_root
 from pytest_lakebranch.steps.kinds import parse_all
 
@@ -218,27 +217,41 @@ class Run:
         """This process is done: what it had on lease ends."""
         worker = self._shared.pop("worker", None)
         self._shared.clear()
-        self._lead(None)
-        if worker is not None and self._client is not None and not self._client.broken:
-            end = self.release(worker)
-            self._config.hook.pytest_lakebranch_branch_released(branch=worker, end=end, item=None)
-        self.frameworks.leave()
+        try:
+            self._lead(None)
+            if worker is not None and self._client is not None and not self._client.broken:
+                end = self.release(worker)
+                self._config.hook.pytest_lakebranch_branch_released(branch=worker, end=end, item=None)
+        finally:
+            self.frameworks.leave()
+            self._hang_up()
+
+    def _hang_up(self) -> None:
         if self._client is not None:
-            self._client.close()
+            with suppress(OSError):  # the host is gone: what was on its way to it cannot be sent any more
+                self._client.close()
             self._client = None
 
     def finish(self) -> Summary | None:
         """End the run, in the controller: stop the host and wait until nothing is left. None when there was no host."""
-        self.leave()
-        clear_abandoned_seats()
-        return finish(self._directory, worker=self._place.worker)
+        try:
+            self.leave()
+        finally:
+            clear_abandoned_seats()
+            summary = finish(self._directory, worker=self._place.worker)
+        return summary
 
 
 def finish(directory: RunDirectory, *, worker: str) -> Summary | None:
-    """End the run of this directory, if a host serves it."""
+    """End the run of this directory, if a host serves it. Raises HostError when one did and was killed."""
     try:
         client = connect(directory, worker=worker)
     except OSError:
+        if (directory.path / "alive.lock").exists():
+            raise HostError(
+                "the host of this run was killed before the run ended, so there is no summary. Its servers ended "
+                f"with it; the next run removes what it left in {directory.path}."
+            ) from None
         return None
     return client.finish()
 
@@ -254,7 +267,7 @@ def told() -> Iterator[None]:
     try:
         yield
     except LakebranchError as error:
-        pytest.fail(str(error), pytrace=False)
+        raise pytest.fail.Exception(str(error), pytrace=False) from None
 
 
 def run_of(config: pytest.Config) -> Run:
@@ -268,7 +281,7 @@ def _place(config: pytest.Config) -> Place:
     worker = getattr(config, "workerinput", None)
     if worker is None:
         run = config.stash.setdefault(RUN_ID, uuid.uuid4().hex)
-        return Place(run, "main", 1, Identity.of(os.getpid()), terminal_of(config))
+        return Place(run, "main", 1, Identity.of(os.getpid()), config.stash[TERMINAL])
     return Place(
         worker["testrunuid"],
         worker["workerid"],

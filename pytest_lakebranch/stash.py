@@ -19,3 +19,7 @@ RUN_ID: pytest.StashKey[str] = pytest.StashKey()
 """The run's id: xdist's where tests are distributed, else one of our own; absent while nothing asked for it."""
 FACTS: pytest.StashKey[ProviderFacts] = pytest.StashKey()
 SUMMARY: pytest.StashKey[Summary] = pytest.StashKey()
+TROUBLE: pytest.StashKey[str] = pytest.StashKey()
+"""Why there is no summary."""
+TERMINAL: pytest.StashKey[str | None] = pytest.StashKey()
+"""The terminal on which progress may be shown, found while pytest does not capture output."""
