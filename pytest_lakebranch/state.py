@@ -22,6 +22,8 @@ from pytest_lakebranch.errors import MachineError
 FORMAT = 1
 SOCKET_PATH_LIMIT = 103
 """Bytes of a socket's path that every supported system takes (sun_path: 104 on macOS, 108 on Linux, with the NUL)."""
+HOME_PATH_LIMIT = 800
+"""Bytes of the state directory's path: a server takes 1023 for any of its files (MAXPGPATH, pg_config_manual.h)."""
 SOCKET_NAME = ".s.PGSQL.5432"
 PORT = 5432
 """Every compute uses this port number in a directory of its own, so that a URL differs by its directory only."""
@@ -51,8 +53,14 @@ class State:
     def ensure(self) -> State:
         """Make the directories.
 
-        Raises MachineError when that is impossible or the directory was made by a newer version.
+        Raises MachineError when that is impossible, the path is too long for PostgreSQL, or the directory was made by
+        a newer version.
         """
+        if len(os.fsencode(self.home)) > HOME_PATH_LIMIT:
+            raise MachineError(
+                f"the path of the state directory has {len(os.fsencode(self.home))} bytes; {HOME_PATH_LIMIT} are the "
+                f"most that PostgreSQL can work below ({str(self.home)[:60]}…). Set LAKEBRANCH_HOME to a shorter one."
+            )
         try:
             self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
             for directory in (self.layers, self.runs):

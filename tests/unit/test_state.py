@@ -1,0 +1,70 @@
+"""The state directory: made private, or refused with a reason."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from pytest_lakebranch.errors import MachineError
+from pytest_lakebranch.state import FORMAT, State, default_home, make_private, sockets_root
+
+
+def test_it_is_made_private(tmp_path: Path) -> None:
+    """All directories that we make are closed to others."""
+    state = State(tmp_path / "deep" / "home").ensure()
+    for directory in (state.home, state.layers, state.runs):
+        assert directory.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize("path", ["/dev/null/x", "/proc/nope"])
+def test_one_that_cannot_be_made(path: str) -> None:
+    """The message has the path, the system's answer and what to set."""
+    with pytest.raises(MachineError, match=rf"{path}.*LAKEBRANCH_HOME"):
+        State(Path(path)).ensure()
+
+
+def test_one_of_a_newer_version(tmp_path: Path) -> None:
+    """It is refused and left as it is."""
+    (tmp_path / "FORMAT").write_text(str(FORMAT + 1))
+    with pytest.raises(MachineError, match="Upgrade"):
+        State(tmp_path).ensure()
+    assert (tmp_path / "FORMAT").read_text() == str(FORMAT + 1)
+
+
+def test_a_path_too_long_for_postgresql(tmp_path: Path) -> None:
+    """It is refused before anything is made there."""
+    long = tmp_path.joinpath(*["x" * 200] * 5)
+    with pytest.raises(MachineError, match="bytes"):
+        State(long).ensure()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_directory_open_to_others_is_not_used(tmp_path: Path) -> None:
+    """Nor is its mode changed: it is not ours to change."""
+    open_one = tmp_path / "open"
+    open_one.mkdir(mode=0o755)
+    with pytest.raises(MachineError, match="chmod 700"):
+        make_private(open_one)
+    assert open_one.stat().st_mode & 0o777 == 0o755
+
+
+def test_a_link_that_somebody_planted_is_not_followed(tmp_path: Path) -> None:
+    """The directory it leads to is not used."""
+    (tmp_path / "real").mkdir(mode=0o700)
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    with pytest.raises(MachineError, match="not a directory of uid"):
+        make_private(tmp_path / "link")
+
+
+def test_without_a_home_directory_the_temporary_one_is_used() -> None:
+    """A container may have no HOME."""
+    assert default_home({}).name == f"pytest-lakebranch-{os.geteuid()}"
+
+
+def test_sockets_are_short_wherever_the_temporary_directory_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A socket's path has a limit of some hundred bytes; a longer temporary directory is passed over."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / ("x" * 120)))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / ("y" * 120)))
+    assert sockets_root() == Path(f"/tmp/lakebranch-{os.geteuid()}")
