@@ -18,7 +18,7 @@ from pytest_lakebranch.branches.lease import Purpose, Request
 from pytest_lakebranch.building import Builder
 from pytest_lakebranch.config import Settings
 from pytest_lakebranch.environment import HINT, OUTSIDE, Seat, clear_abandoned_seats
-from pytest_lakebranch.errors import HostError, LakebranchError
+from pytest_lakebranch.errors import HostError, LakebranchError, MachineError
 from pytest_lakebranch.frameworks import Frameworks, hang_up
 from pytest_lakebranch.host.client import HostClient, connect, connect_or_start
 from pytest_lakebranch.host.run_directory import RunDirectory
@@ -133,9 +133,11 @@ class Run:
         try:
             yield
         except LakebranchError as error:
-            if str(error) in self._said:
+            # What a machine lacks, it lacks for every branch, though the message may name another one each time.
+            what = "machine" if isinstance(error, MachineError) else str(error)
+            if what in self._said:
                 raise type(error)(_again(error)) from None
-            self._said.add(str(error))
+            self._said.add(what)
             raise
 
     def release(self, branch: Branch) -> LeaseEnd:
