@@ -28,9 +28,12 @@ class Ledger:
 
 
 def entries(path: Path) -> Iterator[dict[str, Any]]:
-    """The entries of a ledger in order; a last line cut off by a crash is left out."""
-    for line in path.read_text().splitlines():
+    """The entries of a ledger in order, up to a line that is none: the last one may be cut off by a crash."""
+    for line in path.read_text(errors="replace").splitlines():
         try:
-            yield json.loads(line)
+            entry = json.loads(line)
         except json.JSONDecodeError:
             return
+        if not isinstance(entry, dict):
+            return
+        yield entry

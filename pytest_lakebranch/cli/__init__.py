@@ -1,33 +1,64 @@
-"""The command ``lakebranch``. It never imports pytest."""
+"""The command ``lakebranch``. It never imports pytest, and imports what a command needs when the command is given."""
 
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 from collections.abc import Sequence
+from importlib import import_module
 
 from pytest_lakebranch import __version__
+from pytest_lakebranch.errors import ConfigError, LakebranchError
+
+DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+COMMANDS = ("doctor", "ls", "open", "reap", "layers", "config", "completion")
+EPILOG = """exit codes:
+  0    done
+  1    it failed, or doctor found something that does not work
+  2    wrong usage: an unknown argument, or a setting that is written wrongly
+  130  interrupted
+
+The state directory is --home, else LAKEBRANCH_HOME, else lakebranch_home in the settings of pytest that hold in the
+present directory, else the user cache directory."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; return the exit code."""
-    parser = argparse.ArgumentParser(prog="lakebranch", description="Branches of PostgreSQL databases for tests.")
-    parser.add_argument("--version", action="version", version=f"pytest-lakebranch {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    reap = commands.add_parser("reap", help="delete what dead runs left behind")
-    reap.add_argument("--home", help="state directory (default: LAKEBRANCH_HOME, else the user cache directory)")
-    reap.set_defaults(act=_reap)
-    parsed = parser.parse_args(arguments)
-    code: int = parsed.act(parsed)
+    """Run one command; return the exit code. What goes wrong is one message on standard error, never a traceback."""
+    parsed = parser().parse_args(arguments)
+    try:
+        code: int = parsed.act(parsed)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read our output has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except ConfigError as error:
+        return _said(str(error), USAGE)
+    except LakebranchError as error:
+        return _said(str(error), FAILED)
+    except OSError as error:
+        return _said(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", FAILED)
     return code
 
 
-def _reap(parsed: argparse.Namespace) -> int:
-    import os
+def _said(message: str, code: int) -> int:
+    sys.stderr.write(f"lakebranch: {message}\n")
+    return code
 
-    from pytest_lakebranch.branches.reaper import reap
-    from pytest_lakebranch.state import State
 
-    dead = reap(State.at(parsed.home or os.environ.get("LAKEBRANCH_HOME", "")).ensure())
-    for run in dead:
-        print(f"deleted run {run}")  # noqa: T201  (a command's output)
-    return 0
+def parser() -> argparse.ArgumentParser:
+    """The grammar of the command line."""
+    made = argparse.ArgumentParser(
+        prog="lakebranch",
+        description="Branches of PostgreSQL databases for tests: look at them, open them, clean up.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    made.add_argument("--version", action="version", version=f"pytest-lakebranch {__version__}")
+    commands = made.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for command in COMMANDS:
+        import_module(f"pytest_lakebranch.cli.{command}").declare(commands)
+    return made

@@ -9,14 +9,16 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from pytest_lakebranch.errors import BranchError
+from pytest_lakebranch.model import Endpoint
 from pytest_lakebranch.postgres.connect import connect
 from pytest_lakebranch.providers.local import catalog_cache, control_file
 from pytest_lakebranch.providers.local.control_file import SEGMENT, segment_suffix
 from pytest_lakebranch.providers.local.launch import Launcher
 from pytest_lakebranch.providers.local.seal import strip
-from pytest_lakebranch.providers.local.server import MAINTENANCE, Server
+from pytest_lakebranch.providers.local.server import MAINTENANCE
 from pytest_lakebranch.providers.local.storage.base import Storage
 from pytest_lakebranch.providers.local.storage.tree import Tree, remove_tree, scan
 
@@ -49,7 +51,18 @@ class Backup:
         return [segment_suffix(at) for at in range(self.first // SEGMENT * SEGMENT, self.end, SEGMENT)]
 
 
-def freeze(server: Server, target: Path, *, storage: Storage) -> Backup:
+class Running(Protocol):
+    """What a backup needs of a server: it may be another process's."""
+
+    @property
+    def data(self) -> Path:
+        """The data directory, as this process can open it."""
+
+    def endpoint(self, dbname: str) -> Endpoint:
+        """Where to reach a database, as a superuser."""
+
+
+def freeze(server: Running, target: Path, *, storage: Storage) -> Backup:
     """Copy the data directory of a running server to ``target``, consistent once it is recovered.
 
     Clients may write meanwhile. Raises OSError, psycopg.Error or BranchError.

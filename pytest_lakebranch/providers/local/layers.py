@@ -156,16 +156,15 @@ class Layers:
             os.close(handle)
 
     def _lock(self, data: Path) -> bool:
-        """Take a shared lock on a directory; False when it is gone or being removed."""
+        """Take a shared lock on a directory; False when it is gone. Whoever inspects or removes it lets go soon."""
         if data in self._locks:
             return True
         try:
             handle = os.open(data, os.O_RDONLY | os.O_DIRECTORY)
         except (FileNotFoundError, NotADirectoryError):
             return False
-        try:
-            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
+        fcntl.flock(handle, fcntl.LOCK_SH)
+        if not data.exists():  # it was removed while we waited
             os.close(handle)
             return False
         self._locks[data] = handle

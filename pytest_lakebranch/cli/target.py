@@ -1,0 +1,137 @@
+"""What ``lakebranch open`` is to open: found by a test's node id, a branch's name, or a layer's key."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pytest_lakebranch.cli.base import keys
+from pytest_lakebranch.cli.project import Project
+from pytest_lakebranch.config import Settings
+from pytest_lakebranch.errors import BranchError
+from pytest_lakebranch.host.census import BranchFacts, RunFacts, runs
+from pytest_lakebranch.model import ForkPoint
+from pytest_lakebranch.providers.local.cache import StoredLayer, matching, stored
+from pytest_lakebranch.providers.local.provider import LocalProvider
+from pytest_lakebranch.providers.local.reopen import bringer
+from pytest_lakebranch.state import State
+
+BASE = "base"
+SHORTEST_KEY = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """A sealed layer."""
+
+    key: str
+    sealed: Path
+    settings: Settings
+
+    @property
+    def name(self) -> str:
+        """For a person."""
+        return f"layer {self.key[:12]}"
+
+    def fork_point(self, provider: LocalProvider) -> ForkPoint:
+        """Where a copy of it starts; raises BranchError."""
+        found = provider.cached(self.key)
+        if found is None:
+            raise BranchError(f"{self.name} is damaged, and was removed from the cache. The next run builds it anew.")
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """A branch of a run, living or dead."""
+
+    branch: BranchFacts
+    settings: Settings
+
+    @property
+    def sealed(self) -> Path:
+        """What it was made from."""
+        return Path(self.branch.file.sealed)
+
+    @property
+    def name(self) -> str:
+        """For a person."""
+        return f"branch {self.branch.run[:12]}/{self.branch.file.name}"
+
+    def fork_point(self, provider: LocalProvider) -> ForkPoint:
+        """Where a copy of its present, or last, state starts; raises BranchError."""
+        bring = bringer(self.branch.directory, self.branch.file)
+        return provider.adopt(f"opening {self.name}", bring)[0]
+
+
+def find(wanted: str, *, project: Project, state: State) -> Layer | Left:
+    """What ``wanted`` names; raises BranchError, saying what there is, when that is nothing or more than one thing."""
+    if wanted == BASE:
+        return _base(project, state)
+    listed = runs(state)
+    test = "::" in wanted or wanted.endswith(".py")
+    matches = _of_test(listed, wanted) if test else _named(listed, wanted)
+    if len(matches) == 1:
+        return Left(matches[0], _settings_of(state, matches[0], project))
+    if matches:
+        raise BranchError(f"{wanted!r} fits more than one branch: {_names(matches)}. Give one of these.")
+    layers = [layer for layer in stored(state.layers) if layer.key.startswith(wanted)]
+    if layers and len(wanted) >= SHORTEST_KEY:
+        return _layer(matching(layers, wanted), project)
+    raise BranchError(_nothing(wanted, listed, test=test))
+
+
+def _base(project: Project, state: State) -> Layer:
+    key = keys(project.settings)[-1]
+    found = [layer for layer in stored(state.layers) if layer.key == key]
+    if not found:
+        raise BranchError(
+            "this project's base is not in the cache: run pytest once. (Steps that a conftest.py supplies by a hook "
+            "are not known here: `lakebranch layers ls`, then `lakebranch open KEY`.)"
+        )
+    return _layer(found[0], project)
+
+
+def _layer(found: StoredLayer, project: Project) -> Layer:
+    return Layer(found.key, found.directory / found.generation, project.settings)
+
+
+def _of_test(listed: Sequence[RunFacts], test: str) -> list[BranchFacts]:
+    return [branch for run in listed for branch in run.branches if branch.lease and branch.lease.test == test]
+
+
+def _named(listed: Sequence[RunFacts], wanted: str) -> list[BranchFacts]:
+    """By ``RUN/BRANCH``, where the beginning of the run's name will do, or by the branch's name alone."""
+    of, _, name = wanted.rpartition("/")
+    chosen = [run for run in listed if run.name.startswith(of)]
+    return [branch for run in chosen for branch in run.branches if branch.file.name == name]
+
+
+def _settings_of(state: State, branch: BranchFacts, project: Project) -> Settings:
+    """Those that the branch's run had; the present directory's where its record is damaged."""
+    try:
+        order = json.loads(Path(state.runs, branch.run, "run.json").read_text())
+        return Settings.from_json(order["settings"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return project.settings
+
+
+def _names(branches: Sequence[BranchFacts]) -> str:
+    return ", ".join(f"{branch.run[:12]}/{branch.file.name}" for branch in branches)
+
+
+def _nothing(wanted: str, listed: Sequence[RunFacts], *, test: bool) -> str:
+    branches = [branch for run in listed for branch in run.branches]
+    there = f"There are {_names(branches[:8])}" if branches else "There are no branches"
+    if len(branches) > 8:
+        there += f" and {len(branches) - 8} more"
+    if test:
+        return (
+            f"no branch of {wanted} is left: a test's branch goes when the test ends. {there}; `lakebranch ls` lists "
+            "them, and `lakebranch open base` opens what this project's tests begin with."
+        )
+    return (
+        f"there is no branch {wanted!r}. {there}; `lakebranch ls` and `lakebranch layers ls` list what can be opened."
+    )

@@ -1,0 +1,131 @@
+"""The runs on this machine and their branches, as their directories tell; nothing is changed or connected to."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pytest_lakebranch.branches.reaper import is_dead
+from pytest_lakebranch.ledger import entries
+from pytest_lakebranch.providers.local import branch_file
+from pytest_lakebranch.providers.local.branch_file import BranchFile
+from pytest_lakebranch.state import State
+
+JUST_NOW = 1.0
+Standing = Literal["running", "starting", "left behind"]
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A lease that has not ended, by the ledger."""
+
+    branch: str
+    test: str
+    worker: str
+    purpose: str
+
+
+@dataclass(frozen=True, slots=True)
+class BranchFacts:
+    """One branch: its directory, what the directory says, and the lease it is on; None for a spare."""
+
+    run: str
+    directory: Path
+    file: BranchFile
+    lease: Held | None
+
+
+@dataclass(frozen=True, slots=True)
+class RunFacts:
+    """One run: whether it lives, when it began, the project's root directory where that is known."""
+
+    name: str
+    path: Path
+    standing: Standing
+    began: float
+    root: str | None
+    branches: tuple[BranchFacts, ...]
+
+
+def runs(state: State) -> list[RunFacts]:
+    """All runs, the latest first."""
+    found = [_run(path) for path in state.runs.iterdir() if path.is_dir()]
+    return sorted((run for run in found if run is not None), key=lambda run: -run.began)
+
+
+def _run(path: Path) -> RunFacts | None:
+    try:
+        standing = _standing(path)
+        order = _order(path)
+        held = _held(path / "ledger.jsonl")
+        root = order.get("settings", {}).get("root")
+        began = (path / "run.json" if order else path).stat().st_mtime
+        return RunFacts(path.name, path, standing, began, root, tuple(_branches(path, held)))
+    except FileNotFoundError:  # it ended while we looked
+        return None
+
+
+def _standing(path: Path) -> Standing:
+    """A lock that was made just now is not tried: its host may be about to take it."""
+    lock = path / "alive.lock"
+    if lock.exists() and time.time() - lock.stat().st_mtime < JUST_NOW:
+        return "running"
+    if is_dead(path):
+        return "left behind"
+    return "running" if lock.exists() else "starting"
+
+
+def _order(path: Path) -> dict[str, Any]:
+    try:
+        stored: dict[str, Any] = json.loads((path / "run.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return stored
+
+
+def _held(ledger: Path) -> dict[str, Held]:
+    """The open leases by branch. A line that is no entry of ours is passed over."""
+    open_leases: dict[str, Held] = {}
+    for entry in entries(ledger) if ledger.exists() else ():
+        lease = str(entry.get("lease"))
+        if entry.get("event") == "lease":
+            facts = (str(entry.get(name, "")) for name in ("branch", "test", "worker", "purpose"))
+            open_leases[lease] = Held(*facts)
+        elif entry.get("event") == "release":
+            open_leases.pop(lease, None)
+    return {held.branch: held for held in open_leases.values()}
+
+
+def _branches(path: Path, held: dict[str, Held]) -> Iterable[BranchFacts]:
+    folder = path / "branches"
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name) if folder.is_dir() else ():
+        directory = Path(entry.path)
+        if (file := branch_file.read(directory)) is not None:
+            yield BranchFacts(path.name, directory, file, held.get(file.name))
+
+
+def occupied(directory: Path) -> int:
+    """Bytes that the files in ``directory`` occupy, blocks that are shared with a base included."""
+    total = 0
+    try:
+        found = list(os.scandir(directory))
+    except OSError:  # gone meanwhile, or a directory that overlayfs keeps closed
+        return 0
+    for entry in found:
+        if entry.is_dir(follow_symlinks=False):
+            total += occupied(Path(entry.path))
+        else:
+            total += _blocks(entry)
+    return total
+
+
+def _blocks(entry: os.DirEntry[str]) -> int:
+    try:
+        return entry.stat(follow_symlinks=False).st_blocks * 512
+    except FileNotFoundError:
+        return 0

@@ -1,0 +1,209 @@
+"""``lakebranch ls``, ``open`` and ``reap``: runs that live, and what dead ones left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import psycopg
+import pytest
+
+from tests.plugin.cli_rigs import Command, Standing, standing, wait_until
+from tests.plugin.conftest import Project, entries, left_behind
+
+COUNT = ("--", "-tAc", "select count(*) from item")
+
+
+@pytest.fixture
+def command(capfd: pytest.CaptureFixture[str]) -> Command:
+    """The command, in this process."""
+    return Command(capfd)
+
+
+@pytest.fixture
+def running(project: Project) -> Iterator[Standing]:
+    """A run whose test stands still."""
+    with standing(project) as found:
+        yield found
+
+
+@pytest.fixture(params=["auto", "copy"])
+def dead(request: pytest.FixtureRequest, project: Project, command: Command) -> Iterator[Standing]:
+    """What is left of a run that was killed with -9 in the middle of a test: host, controller, servers."""
+    with standing(project, lakebranch_storage=request.param) as found:
+        found.kill()
+        yield found
+    command("reap")
+
+
+def test_nothing(command: Command) -> None:
+    """Without runs there is nothing to list and nothing to reap."""
+    assert command("ls").out == "no runs\n"
+    assert command("ls", "--json").json["runs"] == []
+    assert command("reap").out == "nothing was left behind\n"
+
+
+def test_ls_of_a_running_run(running: Standing, command: Command) -> None:
+    """The run is listed with its project, the leased branch with its test and size, spares as such."""
+    (run,) = command("ls", "--json").json["runs"]
+    assert (run["state"], run["root"]) == ("running", str(running.project.path))
+    leased = [branch for branch in run["branches"] if branch["state"] == "leased"]
+    assert [(one["branch"], one["test"], one["worker"], one["purpose"]) for one in leased] == [
+        (running.branch, "test_standing.py::test_standing", "main", "test")
+    ]
+    assert leased[0]["bytes"] > 0
+    assert Path(leased[0]["directory"]).is_dir()
+    said = command("ls").out
+    assert "test_standing.py::test_standing (main)" in said
+    assert "reap" not in said
+
+
+def test_open_by_test_and_by_branch(running: Standing, command: Command) -> None:
+    """psql sees what the test wrote, by whichever name the branch is opened, and what it does reaches no test."""
+    (run,) = command("ls", "--json").json["runs"]
+    for name in ("test_standing.py::test_standing", running.branch, f"{run['run'][:6]}/{running.branch}"):
+        said = command("open", name, *COUNT)
+        assert (said.code, said.out) == (0, "3\n"), said.err
+    assert command("open", running.branch, "--", "-c", "drop table item").code == 0
+    assert "1 passed" in running.end()
+
+
+def test_open_ends_with_the_code_of_psql(running: Standing, command: Command) -> None:
+    """The exit code is psql's own."""
+    assert command("open", running.branch, "--", "-v", "ON_ERROR_STOP=1", "-c", "nonsense").code == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_open_prints_a_url_and_waits(
+    running: Standing, command: Command, number: signal.Signals, shared_home: Path, sockets: Path
+) -> None:
+    """The URL leads to a copy while the command runs; interrupted, it removes the copy; killed, the reaper does."""
+    before = entries(shared_home / "runs"), entries(sockets)
+    words = [sys.executable, "-c", "from pytest_lakebranch.cli import main; raise SystemExit(main())"]
+    with subprocess.Popen(
+        [*words, "open", running.branch, "--print", "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stderr.readline()
+        facts = json.loads(_object(iter(process.stdout)))
+        with psycopg.connect(facts["url"]) as conn:
+            assert conn.execute("select count(*) from item").fetchone() == (3,)
+            server = psutil.Process(conn.info.backend_pid).parent()
+        process.send_signal(number)
+        code = process.wait(timeout=30)
+    assert code == (-9 if number == signal.SIGKILL else 0)
+    if number == signal.SIGKILL:
+        wait_until(lambda: len(command("reap", "--json").json["runs"]) == 1)
+    wait_until(lambda: server is None or not server.is_running() or server.status() == "zombie")
+    assert (entries(shared_home / "runs"), entries(sockets)) == before
+
+
+def _object(lines: Iterator[str]) -> str:
+    """The lines of one JSON object, as soon as they are there."""
+    text = ""
+    for line in lines:
+        text += line
+        if line == "}\n":
+            return text
+    return text
+
+
+def test_ls_and_open_after_a_run_was_killed(dead: Standing, command: Command) -> None:
+    """A dead run's branches are listed as left behind, and open as they were when their servers died."""
+    (run,) = command("ls", "--json").json["runs"]
+    assert run["state"] == "left behind"
+    assert "lakebranch reap" in command("ls").out
+    said = command("open", "test_standing.py::test_standing", *COUNT)
+    assert (said.code, said.out) == (0, "3\n"), said.err
+    again = command("open", dead.branch, *COUNT)
+    assert (again.code, again.out) == (0, "3\n"), again.err
+
+
+def test_reap(dead: Standing, command: Command, shared_home: Path, sockets: Path) -> None:
+    """A dry run names what would go and touches nothing; then it goes."""
+    (name,) = entries(shared_home / "runs")
+    assert command("reap", "--dry-run").out == f"would delete run {name}\n"
+    assert entries(shared_home / "runs") == [name]
+    assert command("reap", "--json").json == {"version": 1, "dry_run": False, "runs": [name]}
+    assert left_behind(shared_home, sockets) == []
+
+
+def test_reap_leaves_the_living_alone(running: Standing, command: Command) -> None:
+    """A run that lives is neither named nor touched."""
+    assert command("reap", "--dry-run", "--json").json["runs"] == []
+    assert command("reap").out == "nothing was left behind\n"
+    assert "1 passed" in running.end()
+
+
+def test_a_damaged_branch(dead: Standing, command: Command) -> None:
+    """A branch whose files are gone is one message that names what is missing."""
+    (run,) = command("ls", "--json").json["runs"]
+    (directory,) = (Path(one["directory"]) for one in run["branches"] if one["branch"] == dead.branch)
+    for path in (directory / "data" / "PG_VERSION", directory / "data" / "global" / "pg_control"):
+        path.unlink(missing_ok=True)
+    if (directory / "upper").exists():
+        (directory / "upper" / "global" / "pg_control").write_bytes(b"")
+    said = command("open", dead.branch)
+    assert (said.code, said.out) == (1, "")
+    assert f"{dead.branch} is damaged" in said.err
+    (directory / "branch.json").write_text("{")
+    assert f"there is no branch '{dead.branch}'" in command("open", dead.branch).err
+
+
+def test_damaged_records_of_a_run(dead: Standing, command: Command, shared_home: Path) -> None:
+    """A run whose records cannot be read is listed all the same, and reaped."""
+    (name,) = entries(shared_home / "runs")
+    (shared_home / "runs" / name / "run.json").write_text("nonsense")
+    (shared_home / "runs" / name / "ledger.jsonl").write_text('{"event": "lease"}\n[]\nnonsense\n')
+    (run,) = command("ls", "--json").json["runs"]
+    assert (run["run"], run["root"], run["state"]) == (name, None, "left behind")
+    assert {branch["state"] for branch in run["branches"]} == {"spare"}
+
+
+def test_what_is_not_there(running: Standing, command: Command) -> None:
+    """A missing branch, test or layer is a message that says what there is."""
+    said = command("open", "b999")
+    assert (said.code, said.out) == (1, "")
+    assert "there is no branch 'b999'" in said.err
+    assert running.branch in said.err
+    assert "a test's branch goes when the test ends" in command("open", "test_standing.py::test_other").err
+    assert "there is no branch '0000000'" in command("open", "0000000").err
+
+
+def test_the_same_name_in_two_runs(
+    running: Standing, command: Command, pytester: pytest.Pytester, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """A branch name that two runs have is refused with both full names."""
+    other = tmp_path_factory.mktemp("other")
+    for name in ("schema.sql", "test_standing.py", "pytest.ini"):
+        (other / name).write_text((running.project.path / name).read_text())
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"], cwd=other, stdout=subprocess.DEVNULL
+    )
+    try:
+        wait_until(lambda: (other / "ready").exists() and (other / "ready").read_text())
+        said = command("open", running.branch)
+        assert said.code == 1
+        assert said.err.count(f"/{running.branch}") == 2
+    finally:
+        (other / "go").write_text("")
+        process.wait(timeout=60)
+
+
+def test_somebody_elses_state_directory(command: Command, tmp_path: Path) -> None:
+    """A state directory that is another user's is left alone."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root to make another user's directory")
+    (tmp_path / "layers").mkdir(mode=0o700)
+    os.chown(tmp_path / "layers", 65534, 65534)
+    for words in ("ls", "reap", "layers ls", "open b1"):
+        said = command(*words.split(), "--home", str(tmp_path))
+        assert (said.code, said.out) == (1, ""), words
+        assert f"{tmp_path / 'layers'} is not a directory of uid 0" in said.err
