@@ -140,13 +140,16 @@ def lease_for(run: Run, item: pytest.Item) -> Iterator[TestLease]:
 @contextmanager
 def branch_for(run: Run, node: Any, *, base: Sequence[str | Callable[..., object]] | None) -> Iterator[Branch]:
     """A branch for as long as a fixture lives."""
+    item = node if isinstance(node, pytest.Item) else None
     with told():
         branch = run.open("fixture", asker=getattr(node, "nodeid", "") or "session", base=base)
     try:
+        node.ihook.pytest_lakebranch_branch_ready(branch=branch, item=item)
         yield branch
     finally:
         with told():
-            run.release(branch)
+            end = run.release(branch)
+        node.ihook.pytest_lakebranch_branch_released(branch=branch, end=end, item=item)
 
 
 @contextmanager

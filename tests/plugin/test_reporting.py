@@ -124,6 +124,23 @@ def test_hooks_of_branches(project: Project, workers: str) -> None:
     assert worker_end["branch"] == child["parent"]
 
 
+def test_hooks_of_fixtures(project: Project) -> None:
+    """Branches of lakebranch_fixture and the factory are told to the hooks, with the item where they are one test's."""
+    project.write(
+        conftest=RECORDER
+        + """
+from pytest_lakebranch import lakebranch_fixture
+
+wide, narrow = lakebranch_fixture(scope="module"), lakebranch_fixture()
+""",
+        test_it="def test_it(wide, narrow, lakebranch_factory):\n    lakebranch_factory()\n",
+    )
+    project.run().assert_outcomes(passed=1)
+    for hook in ("ready", "released"):
+        told = [each["test"] for each in project.records(hook=hook)]
+        assert sorted(told, key=str) == [None, *["test_it.py::test_it"] * 3]
+
+
 def test_branch_can_be_used_in_the_hooks(project: Project) -> None:
     """In ready the branch is at hand and what is written there is seen by the test; in released it is gone."""
     project.write(
