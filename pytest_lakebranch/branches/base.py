@@ -17,6 +17,9 @@ CHECKPOINT_AFTER = 1.0
 """Seconds from which the outcome of a step is worth a layer of its own, so that a later step can change cheaply."""
 
 
+_VOID = "the ticket for base {key} is void: its holder was taken for dead."
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """The steps of a base, by what they do (fingerprints) and what the user calls them (labels)."""
@@ -52,6 +55,7 @@ class _Build:
     first: int = 0
     compute: Compute | None = None
     locks: ExitStack = field(default_factory=ExitStack)
+    over: bool = False
 
 
 class Bases:
@@ -89,10 +93,14 @@ class Bases:
                 raise BaseError(self._failed[keys[-1]])
             build = self._building[keys[-1]] = _Build(worker, plan, keys)
         try:
-            return self._open(build)
+            ticket = self._open(build)
         except BaseException as error:
-            self._abandon(build, error)
+            self._abandon(build, error if isinstance(error, LakebranchError) else None)
             raise
+        if ticket is not None and build.over:  # its worker died while the server started
+            self._abandon(build, None)
+            raise BaseError(_VOID.format(key=ticket.id[:12]))
+        return ticket
 
     def _open(self, build: _Build) -> Ticket | None:
         key = build.keys[-1]
@@ -150,8 +158,8 @@ class Bases:
 
     def _held(self, ticket: str) -> tuple[_Build, Compute]:
         build = self._building.get(ticket)
-        if build is None or build.compute is None:
-            raise BaseError(f"the ticket for base {ticket[:12]} is void: its holder was taken for dead.")
+        if build is None or build.compute is None or build.over:
+            raise BaseError(_VOID.format(key=ticket[:12]))
         return build, build.compute
 
     def void(self, worker: str) -> None:
@@ -167,23 +175,30 @@ class Bases:
     def _settle(self, build: _Build, ready: ForkPoint, *, steps: tuple[str, ...]) -> None:
         build.locks.close()
         with self._changed:
+            build.over = True
             self._ready[build.keys[-1]] = ready
             self._building.pop(build.keys[-1], None)
             self.history.append(Built(build.keys[-1], steps, time.monotonic() - build.began))
             self._changed.notify_all()
 
-    def _abandon(self, build: _Build, error: BaseException | None) -> None:
-        key = build.keys[-1]
+    def _abandon(self, build: _Build, error: LakebranchError | None) -> None:
+        """Give a build up, once: a worker's death may be noticed twice, and another may hold the ticket by then."""
+        with self._changed:
+            first, build.over = not build.over, True
         try:
             if build.compute is not None:
                 build.compute.discard(disposable=True)
         finally:
             build.locks.close()
-            with self._changed:
-                self._building.pop(key, None)
-                if isinstance(error, LakebranchError):
-                    self._failed[key] = _told_before(build.worker, error)
-                self._changed.notify_all()
+            if first:
+                self._forget(build.keys[-1], None if error is None else _told_before(build.worker, error))
+
+    def _forget(self, key: str, failure: str | None) -> None:
+        with self._changed:
+            del self._building[key]
+            if failure is not None:
+                self._failed[key] = failure
+            self._changed.notify_all()
 
 
 def _told_before(worker: str, error: LakebranchError) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -98,7 +99,8 @@ class HostClient:
     def close(self) -> None:
         """Hang up. Idempotent."""
         self.broken = True
-        self._stream.close()
+        with contextlib.suppress(OSError):  # what was still to be written, to a host that is gone
+            self._stream.close()
         self._connection.close()
 
     def _peer(self) -> Identity | None:
@@ -163,7 +165,16 @@ def connect_or_start(
         except OSError:
             directory.write_order(settings, controller, workers)
             _start(directory)
-            return HostClient(directory, worker=worker)
+            return _reached(directory, worker)
+
+
+def _reached(directory: RunDirectory, worker: str) -> HostClient:
+    try:
+        return HostClient(directory, worker=worker)
+    except OSError as error:
+        raise HostError(
+            f"the host was started and ended at once ({error.strerror}). What it said: {last_words(directory.log)}"
+        ) from error
 
 
 def _start(directory: RunDirectory) -> None:

@@ -76,7 +76,6 @@ def test_worker_crash(project: Project) -> None:
     result.stdout.no_fnmatch_line("*INTERNALERROR*")
 
 
-@pytest.mark.xfail(reason="Bases.void may run twice at a time, and drops the successor's ticket", strict=False)
 def test_worker_crash_while_building(project: Project) -> None:
     """A worker that dies in a step gives its ticket back: the next worker builds the base, once."""
     project.write(
