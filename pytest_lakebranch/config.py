@@ -20,6 +20,7 @@ Kind = Literal["text", "list", "flag"]
 Rung = Literal["snapshot", "overlay", "reflink", "copy"]
 RUNGS: tuple[Rung, ...] = get_args(Rung)
 PROVIDERS = ("local",)
+REPORT_SUFFIXES = (".json", ".html")
 MAINTENANCE_DATABASES = ("postgres", "template0", "template1")
 
 
@@ -75,6 +76,7 @@ TABLE: tuple[Row, ...] = (
     Row("postgres", "text", "auto, embedded, or the directory of PostgreSQL's programs", "auto", "WHICH"),
     Row("storage", "text", "storage rung; auto takes the first that works", "auto", choices=("auto", *RUNGS)),
     Row("rebuild", "flag", "run all steps again, whatever the cache holds", False),
+    Row("report", "list", "files to write a report of the run to, by suffix: .json or .html", (), "FILE"),
     Row("home", "text", "state directory", "the user cache directory", "DIR"),
 )
 BY_NAME = {row.name: row for row in TABLE}
@@ -108,6 +110,7 @@ class Settings(NamedTuple):
     postgres: str
     storage: str
     rebuild: bool
+    report: tuple[str, ...]
     home: str  # empty: the platform's user cache directory
     root: str
     sources: Mapping[str, str]
@@ -232,6 +235,7 @@ def _check(settings: Settings) -> None:
     for entry in settings.settings:
         _check_server_setting(entry)
     _check_env(settings)
+    _check_report(settings)
 
 
 def _check_identifier(row: Row, name: str) -> None:
@@ -260,6 +264,13 @@ def _check_env(settings: Settings) -> None:
             f"lakebranch_env: a template has an unknown placeholder ({error}). "
             "Known are {url}, {host}, {port}, {user} and {database}."
         ) from None
+
+
+def _check_report(settings: Settings) -> None:
+    for name in settings.report:
+        if Path(name).suffix.lower() not in REPORT_SUFFIXES:
+            known = " and ".join(REPORT_SUFFIXES)
+            raise ConfigError(f"lakebranch_report: {name!r} ends in neither of the known suffixes {known}.")
 
 
 def not_default(settings: Settings) -> Sequence[str]:

@@ -54,41 +54,56 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class LeaseEnd:
-    """How a lease ended. ``held`` is in seconds; ``connections`` counts those the test left open."""
+    """How a lease ended. ``held`` is in seconds, and so is ``releasing``, the end itself; ``connections`` counts those
+    the test left open.
+    """
 
     ending: Ending
     reason: str
     connections: int
     held: float
+    releasing: float
 
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """One finished or running lease, as the report sees it. ``test`` is a node id, or what else asked for it."""
+    """One finished or running lease, as the report sees it. ``test`` is a node id, or what else asked for it.
 
+    ``under`` is the lease that its branch was forked from, None for a fork of the base whose key is ``base``.
+    It was given out at ``began`` (seconds since 1970) after ``waited`` seconds.
+    """
+
+    lease: str
     branch: str
     test: str
     worker: str
     purpose: str
     parent: str
+    under: str | None
+    base: str
+    began: float
     waited: float
     end: LeaseEnd | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """How the run came by a base: ``steps`` that were run, none when it was cached, and the seconds it took."""
+    """How the run came by a base: ``steps`` that were run, none when it was cached, the seconds it took, who did it."""
 
     key: str
+    worker: str
+    began: float
     steps: tuple[str, ...]
     seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What the host says of a whole run when it ends."""
+    """What the host says of a whole run when it ends; ``began`` and ``ended`` are the host's, in seconds since 1970."""
 
     facts: ProviderFacts
     leases: tuple[Lease, ...]
     bases: tuple[Built, ...]
+    began: float
+    ended: float
     left_behind: tuple[str, ...] = ()

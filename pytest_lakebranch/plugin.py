@@ -14,7 +14,7 @@ import pytest
 
 from pytest_lakebranch import markers, options
 from pytest_lakebranch.errors import ConfigError, LakebranchError
-from pytest_lakebranch.stash import FACTS, RUN, RUN_ID, SEAT, SETTINGS, SUMMARY, TERMINAL, TROUBLE
+from pytest_lakebranch.stash import FACTS, REPORTS, RUN, RUN_ID, SEAT, SETTINGS, SUMMARY, TERMINAL, TROUBLE
 
 if TYPE_CHECKING:
     from pytest_lakebranch.config import Settings
@@ -175,6 +175,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     config = session.config
     if _is_controller(config):
         _finish(config)
+        _write_reports(config)
         return
     config.workeroutput["lakebranch_used"] = RUN in config.stash  # type: ignore[attr-defined]
     if RUN in config.stash:
@@ -197,6 +198,18 @@ def _finish(config: pytest.Config) -> None:
             config.stash[SUMMARY] = summary
 
 
+def _write_reports(config: pytest.Config) -> None:
+    """Also for a run in which no test asked for a branch: whoever collects the files finds them."""
+    if config.stash[SETTINGS].report and (FACTS in config.stash or SUMMARY in config.stash):
+        from pytest_lakebranch.reporting import files
+
+        summary = config.stash.get(SUMMARY, None)
+        if summary is None and TROUBLE not in config.stash:
+            summary = files.nothing(config.stash[FACTS])
+        run = config.stash.get(RUN_ID, "")
+        config.stash[REPORTS] = files.write_reports(config.stash[SETTINGS], summary, run=run)
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """What the run did with its branches."""
     summary = config.stash.get(SUMMARY, None)
@@ -207,3 +220,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     if TROUBLE in config.stash:
         terminalreporter.section("lakebranch")
         terminalreporter.line(config.stash[TROUBLE], red=True)
+    reports = config.stash.get(REPORTS, None)
+    if reports is not None:
+        from pytest_lakebranch.reporting.terminal import say_reports
+
+        say_reports(terminalreporter, reports, quiet=config.get_verbosity() < 0)

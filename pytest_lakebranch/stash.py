@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from pytest_lakebranch.config import Settings
     from pytest_lakebranch.environment import Seat
     from pytest_lakebranch.model import ProviderFacts, Summary
+    from pytest_lakebranch.reporting.files import Written
     from pytest_lakebranch.run import Run
 
 SETTINGS: pytest.StashKey[Settings] = pytest.StashKey()
@@ -21,5 +22,7 @@ FACTS: pytest.StashKey[ProviderFacts] = pytest.StashKey()
 SUMMARY: pytest.StashKey[Summary] = pytest.StashKey()
 TROUBLE: pytest.StashKey[str] = pytest.StashKey()
 """Why there is no summary."""
+REPORTS: pytest.StashKey[tuple[Written, ...]] = pytest.StashKey()
+"""What became of the report files."""
 TERMINAL: pytest.StashKey[str | None] = pytest.StashKey()
 """The terminal on which progress may be shown, found while pytest does not capture output."""

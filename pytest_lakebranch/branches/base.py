@@ -178,7 +178,8 @@ class Bases:
             build.over = True
             self._ready[build.keys[-1]] = ready
             self._building.pop(build.keys[-1], None)
-            self.history.append(Built(build.keys[-1], steps, time.monotonic() - build.began))
+            seconds = time.monotonic() - build.began
+            self.history.append(Built(build.keys[-1], build.worker, time.time() - seconds, steps, seconds))
             self._changed.notify_all()
 
     def _abandon(self, build: _Build, error: LakebranchError | None) -> None:

@@ -37,6 +37,7 @@ class Engine:
         self._ledger = ledger
         self._addresses = addresses
         self._spares = workers + 1
+        self._began = time.time()
         self._numbers = itertools.count(1)
         self.bases = Bases(provider, name=self._name, rebuild=rebuild)
         self.once = Once()
@@ -68,8 +69,8 @@ class Engine:
         pool, parent = self._where_from(request)
         compute = pool.take()
         waited = time.monotonic() - began
-        record = Lease(compute.name, request.test, request.worker, request.purpose, parent, waited)
         lease = f"l{next(self._numbers)}"
+        record = _record(lease, compute.name, request, parent=parent, waited=waited)
         loan = Loan(lease, request, pool, compute, Address(self._addresses / lease), record)
         with self._lock:
             self._loans[lease] = loan
@@ -151,7 +152,8 @@ class Engine:
         """The run so far."""
         with self._lock:
             leases = (*self._ended, *(loan.record for loan in self._loans.values()))
-        return Summary(self._provider.facts, leases, tuple(self.bases.history), tuple(self._background.troubles))
+        bases, troubles = tuple(self.bases.history), tuple(self._background.troubles)
+        return Summary(self._provider.facts, leases, bases, self._began, time.time(), troubles)
 
     def close(self) -> None:
         """End all leases, stop all computes and delete all branches. Idempotent."""
@@ -165,6 +167,21 @@ class Engine:
             pool.retire()
         self._background.close()
         self._provider.close()
+
+
+def _record(lease: str, branch: str, request: Request, *, parent: str, waited: float) -> Lease:
+    return Lease(
+        lease,
+        branch,
+        request.test,
+        request.worker,
+        request.purpose,
+        parent,
+        under=request.parent,
+        base=request.base,
+        began=time.time(),
+        waited=waited,
+    )
 
 
 @contextmanager

@@ -81,13 +81,15 @@ class Loan:
         ``lost`` says why the borrower cannot be trusted to be done with it; the branch is then replaced.
         """
         with self.lock:
+            ending_since = time.monotonic()
             self.address.remove()
             if self.children is not None:
                 self.children.retire()
             connections = self.compute.end_connections()
             ending, reason = self._decide(lost)
             self._give_back(self.compute, clean=ending == "clean")
-            end = LeaseEnd(ending, reason, connections, time.monotonic() - self.began)
+            releasing = time.monotonic() - ending_since
+            end = LeaseEnd(ending, reason, connections, ending_since - self.began, releasing)
             self.record = replace(self.record, end=end)
             return end
 

@@ -71,7 +71,9 @@ def summary(stored: dict[str, Any]) -> Summary:
     return Summary(
         ProviderFacts(**stored["facts"]),
         tuple(_lease(lease) for lease in stored["leases"]),
-        tuple(Built(base["key"], tuple(base["steps"]), base["seconds"]) for base in stored["bases"]),
+        tuple(Built(**{**base, "steps": tuple(base["steps"])}) for base in stored["bases"]),
+        stored["began"],
+        stored["ended"],
         tuple(stored["left_behind"]),
     )
 

@@ -10,6 +10,7 @@ import pytest
 
 from pytest_lakebranch.config import Settings, not_default
 from pytest_lakebranch.model import Lease, ProviderFacts, Summary
+from pytest_lakebranch.reporting.files import Written
 
 SLOW = 0.1
 """Seconds of waiting for a branch from which a test is named in the summary."""
@@ -33,6 +34,16 @@ def write_summary(reporter: pytest.TerminalReporter, config: pytest.Config, summ
         reporter.section("lakebranch")
         for line in lines:
             reporter.line(line)
+
+
+def say_reports(reporter: pytest.TerminalReporter, written: Sequence[Written], *, quiet: bool) -> None:
+    """Where the reports are; what could not be written is said also where little is to be said."""
+    failures = [one for one in written if one.failure]
+    for one in failures if quiet else written:
+        if one.failure:
+            reporter.line(f"lakebranch report {one.path}: not written: {one.failure}", red=True)
+        else:
+            reporter.line(f"lakebranch report: {one.path}")
 
 
 def _flat(answers: Iterable[object]) -> list[str]:
