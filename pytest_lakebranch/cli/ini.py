@@ -5,7 +5,6 @@ The order of names, what makes a file count, and the root directory follow _pyte
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,10 +44,10 @@ def _read(path: Path, read: Callable[[Path], Values | None]) -> Values | None:
 
     try:
         return read(path)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}.") from error
     except iniconfig.ParseError as error:
         raise ConfigError(f"{error}.") from error
+    except ValueError as error:  # no TOML, or no UTF-8
+        raise ConfigError(f"{path} cannot be read: {error}.") from error
 
 
 def _sections(path: Path, section: str) -> Values | None:
@@ -70,12 +69,18 @@ def _setup_cfg(path: Path) -> Values | None:
     return _sections(path, "tool:pytest")
 
 
+def _toml(path: Path) -> Values:
+    import tomllib
+
+    return tomllib.loads(path.read_text(encoding="utf-8"))
+
+
 def _pytest_toml(path: Path) -> Values:
-    return dict(tomllib.loads(path.read_text()).get("pytest", {}))
+    return dict(_toml(path).get("pytest", {}))
 
 
 def _pyproject(path: Path) -> Values | None:
-    pytest_table = tomllib.loads(path.read_text()).get("tool", {}).get("pytest", {})
+    pytest_table = _toml(path).get("tool", {}).get("pytest", {})
     native = {name: value for name, value in pytest_table.items() if name != "ini_options"}
     return native or pytest_table.get("ini_options")
 

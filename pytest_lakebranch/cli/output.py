@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from argparse import Namespace
 from collections.abc import Iterable, Sequence
@@ -14,6 +13,8 @@ VERSION = 1
 
 def show(parsed: Namespace, facts: dict[str, Any], lines: Iterable[str]) -> None:
     """Print ``facts`` as JSON where that was asked for, else ``lines``."""
+    import json
+
     text = json.dumps({"version": VERSION, **facts}, indent=2) if parsed.json else "\n".join(lines)
     if text:
         sys.stdout.write(f"{text}\n")

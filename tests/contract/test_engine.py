@@ -33,6 +33,7 @@ def make(shared_home: Path, tmp_path: Path) -> Iterator[Make]:
     """Makes engines over the state directory that all tests share."""
     with TemporaryDirectory(prefix="lbe") as short:
         made: list[Engine] = []
+        runs: list[Path] = []
 
         def new(**options: Any) -> Engine:
             settings = resolve(options={"home": str(shared_home)}, environ={}, ini={}, root=tmp_path)
@@ -44,11 +45,13 @@ def make(shared_home: Path, tmp_path: Path) -> Iterator[Make]:
             provider = LocalProvider(settings, state=state, run_directory=run, sockets=sockets)
             engine = Engine(provider, Ledger(tmp_path / f"ledger{len(made)}"), addresses=sockets, **options)
             made.append(engine)
+            runs.append(run)
             return engine
 
         yield new
-        for engine in made:
+        for engine, run in zip(made, runs, strict=True):
             engine.close()
+            run.rmdir()
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 NAME = "branch.json"
@@ -33,11 +33,7 @@ def write(directory: Path, **facts: str | int) -> None:
 def read(directory: Path) -> BranchFile | None:
     """The branch in ``directory``; None while it is being made, or when the file is damaged."""
     try:
-        return BranchFile(**json.loads((directory / NAME).read_text()))
+        with open(f"{directory}/{NAME}") as file:  # noqa: PTH123  (there may be hundreds)
+            return BranchFile(**json.load(file))
     except (OSError, ValueError, TypeError):
         return None
-
-
-def to_json(file: BranchFile) -> dict[str, str | int | float]:
-    """As a JSON object."""
-    return asdict(file)
