@@ -67,8 +67,8 @@ class Frameworks:
         self._close_django()
 
     def _close_django(self) -> None:
-        database = sys.modules.get("django.db")
-        if database is None:
+        database, configuration = sys.modules.get("django.db"), sys.modules.get("django.conf")
+        if database is None or configuration is None or not configuration.settings.configured:
             return
         for connection in database.connections.all(initialized_only=True):
             if self._sockets in str(connection.settings_dict.get("HOST", "")):

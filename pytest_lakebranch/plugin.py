@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -82,8 +82,14 @@ class _Xdist:
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
         """In the controller: tell a worker whose run it belongs to."""
+        from dataclasses import asdict
+        from uuid import uuid4
+
+        from pytest_lakebranch.processes import Identity
+
         config: pytest.Config = node.config
-        config.stash[RUN_ID] = node.workerinput["testrunuid"]
+        node.workerinput["lakebranch_run"] = config.stash.setdefault(RUN_ID, uuid4().hex)
+        node.workerinput["lakebranch_controller"] = asdict(Identity.of(os.getpid()))
         node.workerinput["lakebranch_terminal"] = config.stash[TERMINAL]
         self.users.add(node.gateway.id)
 
@@ -153,19 +159,19 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     except ConfigError as error:
         raise pytest.fail.Exception(str(error), pytrace=False) from None
     if markers.needs_lease(item, wish, autouse=settings.autouse):
-        if "_lakebranch_lease" in names:
-            names.remove("_lakebranch_lease")
-        names.insert(_first_of_test(item), "_lakebranch_lease")
+        others = [name for name in names if name != "_lakebranch_lease"]
+        others.insert(_first_of_test(item, others), "_lakebranch_lease")
+        item.fixturenames = others  # type: ignore[attr-defined]  # a list of its own: pytest shares one among parameters
 
 
-def _first_of_test(item: Any) -> int:
-    """Where the fixtures of function scope begin in the item's fixtures, which are sorted by scope."""
+def _first_of_test(item: Any, names: Sequence[str]) -> int:
+    """Where the fixtures of function scope begin in the names of fixtures, which are sorted by scope."""
     definitions = item._fixtureinfo.name2fixturedefs
-    for position, name in enumerate(item.fixturenames):
+    for position, name in enumerate(names):
         found = definitions.get(name)
         if not found or found[-1].scope == "function":
             return position
-    return len(item.fixturenames)
+    return len(names)
 
 
 @pytest.hookimpl(trylast=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +19,7 @@ from pytest_lakebranch.branches.lease import Purpose, Request
 from pytest_lakebranch.building import Builder
 from pytest_lakebranch.config import Settings
 from pytest_lakebranch.environment import HINT, OUTSIDE, Seat, clear_abandoned_seats
-from pytest_lakebranch.errors import HostError, LakebranchError, MachineError
+from pytest_lakebranch.errors import ConfigError, HostError, LakebranchError, MachineError
 from pytest_lakebranch.frameworks import Frameworks, hang_up
 from pytest_lakebranch.host.client import HostClient, connect, connect_or_start
 from pytest_lakebranch.host.run_directory import RunDirectory
@@ -204,7 +205,7 @@ class Run:
 
     def once(self, branch: Branch, work: Callable[[Branch], object]) -> None:
         """Have ``work`` done for a branch by one worker of the run; returns when it is done."""
-        key = f"{branch.lease} {work.__module__}.{work.__qualname__}"
+        key = f"{branch.lease} {_name_of(work)}"
         if self._host.begin(key):
             done = False
             try:
@@ -249,13 +250,23 @@ def finish(directory: RunDirectory, *, worker: str) -> Summary | None:
     try:
         client = connect(directory, worker=worker)
     except OSError:
-        if (directory.path / "alive.lock").exists():
+        if directory.failure() is None and (directory.path / "alive.lock").exists():
             raise HostError(
                 "the host of this run was killed before the run ended, so there is no summary. Its servers ended "
                 f"with it; the next run removes what it left in {directory.path}."
             ) from None
+        directory.remove()  # nobody could be served, as was said to who asked
         return None
     return client.finish()
+
+
+def _name_of(work: Callable[..., object]) -> str:
+    """What is the same for this function in all workers, and different for another one."""
+    code = getattr(work, "__code__", None)
+    if code is None:
+        raise ConfigError(f"once() takes a function written with def or lambda, not {work!r}: it must know its place.")
+    what = hashlib.sha256(code.co_code).hexdigest()[:12]  # tells two lambdas on one line apart
+    return f"{code.co_filename}:{code.co_firstlineno} {code.co_qualname} {what}"
 
 
 def _again(error: LakebranchError) -> str:
@@ -285,9 +296,9 @@ def _place(config: pytest.Config) -> Place:
         run = config.stash.setdefault(RUN_ID, uuid.uuid4().hex)
         return Place(run, "main", 1, Identity.of(os.getpid()), config.stash[TERMINAL])
     return Place(
-        worker["testrunuid"],
+        worker["lakebranch_run"],
         worker["workerid"],
         worker["workercount"],
-        Identity.of(os.getppid()),
-        worker.get("lakebranch_terminal"),
+        Identity(**worker["lakebranch_controller"]),
+        worker["lakebranch_terminal"],
     )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -17,12 +18,28 @@ class Background:
 
     def submit(self, work: Callable[..., None], *args: Any, **kwargs: Any) -> None:
         """Do ``work`` soon. An exception goes to :attr:`troubles`."""
-        self._threads.submit(work, *args, **kwargs).add_done_callback(self._note)
+        try:
+            self._threads.submit(work, *args, **kwargs).add_done_callback(self._note)
+        except RuntimeError:  # closed: the run is over, and the last things are done at once
+            with self.noted():
+                work(*args, **kwargs)
 
     def _note(self, done: Future[None]) -> None:
         error = done.exception()
         if error is not None:
-            self.troubles.append(f"{type(error).__name__}: {error}")
+            self._enter(error)
+
+    @contextmanager
+    def noted(self) -> Iterator[None]:
+        """An exception in the block goes to :attr:`troubles`, so that what comes after the block is done as well."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001  (kept for the report, which is where clean-up failures are seen)
+            self._enter(error)
+
+    def _enter(self, error: BaseException) -> None:
+        for one in error.exceptions if isinstance(error, BaseExceptionGroup) else [error]:
+            self.troubles.append(f"{type(one).__name__}: {one}")
 
     def close(self) -> None:
         """Finish what was submitted."""

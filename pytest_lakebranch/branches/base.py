@@ -154,7 +154,8 @@ class Bases:
 
     def fail(self, ticket: str, message: str) -> None:
         """Give up the base of ``ticket``: nothing is cached, and nobody tries again in this run."""
-        self._abandon(self._held(ticket)[0], BaseError(message))
+        if ticket in self._building:  # else it is void, or failed when it was to be sealed
+            self._abandon(self._building[ticket], BaseError(message))
 
     def _held(self, ticket: str) -> tuple[_Build, Compute]:
         build = self._building.get(ticket)
@@ -164,12 +165,16 @@ class Bases:
 
     def void(self, worker: str) -> None:
         """Take back the tickets of a worker that died; whoever asks next gets them."""
-        for build in [build for build in self._building.values() if build.worker == worker]:
+        with self._changed:
+            held = [build for build in self._building.values() if build.worker == worker]
+        for build in held:
             self._abandon(build, None)
 
     def close(self) -> None:
         """Give up whatever is being built."""
-        for build in list(self._building.values()):
+        with self._changed:
+            builds = list(self._building.values())
+        for build in builds:
             self._abandon(build, BaseError("the run is ending."))
 
     def _settle(self, build: _Build, ready: ForkPoint, *, steps: tuple[str, ...]) -> None:

@@ -38,6 +38,7 @@ class Engine:
         self._addresses = addresses
         self._spares = workers + 1
         self._began = time.time()
+        self._closed = False
         self._numbers = itertools.count(1)
         self.bases = Bases(provider, name=self._name, rebuild=rebuild)
         self.once = Once()
@@ -66,8 +67,8 @@ class Engine:
 
     def _lend(self, request: Request) -> Loan:
         began = time.monotonic()
-        pool, parent = self._where_from(request)
-        compute = pool.take()
+        with self._where_from(request) as (pool, parent):
+            compute = pool.take()
         waited = time.monotonic() - began
         lease = f"l{next(self._numbers)}"
         record = _record(lease, compute.name, request, parent=parent, waited=waited)
@@ -85,15 +86,19 @@ class Engine:
         )
         return loan
 
-    def _where_from(self, request: Request) -> tuple[Pool, str]:
+    @contextmanager
+    def _where_from(self, request: Request) -> Iterator[tuple[Pool, str]]:
         if request.parent is None:
-            return self._base_pool(request.base), "base"
+            yield self._base_pool(request.base), "base"
+            return
         parent = self._loan(request.parent)
-        pool = parent.present(lambda at: self._pool(at, spares=1 if request.present else 0))
-        return pool, parent.record.branch
+        with parent.present(lambda at: self._pool(at, spares=1 if request.present else 0)) as pool:
+            yield pool, parent.record.branch
 
     def _base_pool(self, key: str) -> Pool:
         with self._lock:
+            if self._closed:
+                raise BranchError("the run is ending: no more branches are given out.")
             if key not in self._pools:
                 self._pools[key] = self._pool(self.bases.fork_point(key), spares=self._spares)
             return self._pools[key]
@@ -142,7 +147,8 @@ class Engine:
             for loan in held:
                 del self._loans[loan.id]
         for loan in held:
-            self._end(loan, lost=f"{worker} ended without returning it")
+            with self._background.noted():
+                self._end(loan, lost=f"{worker} ended without returning it")
 
     @staticmethod
     def _dies_with(worker: str, loan: Loan) -> bool:
@@ -156,17 +162,26 @@ class Engine:
         return Summary(self._provider.facts, leases, bases, self._began, time.time(), troubles)
 
     def close(self) -> None:
-        """End all leases, stop all computes and delete all branches. Idempotent."""
-        self.bases.close()
+        """End all leases, stop all computes and delete all branches. Idempotent.
+
+        All is tried; what could not be done is in the summary.
+        """
+        noted = self._background.noted
         with self._lock:
+            self._closed = True
             loans, self._loans = list(self._loans.values()), {}
             pools, self._pools = list(self._pools.values()), {}
+        with noted():
+            self.bases.close()
         for loan in loans:
-            self._end(loan, lost="the run ended")
+            with noted():
+                self._end(loan, lost="the run ended")
         for pool in pools:
-            pool.retire()
+            with noted():
+                pool.close()
         self._background.close()
-        self._provider.close()
+        with noted():
+            self._provider.close()
 
 
 def _record(lease: str, branch: str, request: Request, *, parent: str, waited: float) -> Lease:

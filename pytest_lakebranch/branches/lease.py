@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from pytest_lakebranch.branches.address import Address
 from pytest_lakebranch.branches.pool import Pool
+from pytest_lakebranch.errors import BranchError
 from pytest_lakebranch.model import Ending, ForkPoint, Grant, Lease, LeaseEnd
 from pytest_lakebranch.providers.base import Compute
 
@@ -55,15 +57,18 @@ class Loan:
         where = self.address.seen(self.compute.admin if self.request.disposable else self.compute.endpoint)
         return Grant(self.id, self.record.branch, self.record.parent, where, self.record.waited)
 
-    def present(self, open_pool: Callable[[ForkPoint], Pool]) -> Pool:
-        """Branches of the present state; the same ones until something is written."""
-        with self.lock:
-            at = self.compute.fork_point()
-            if self.children is None or self.children.at != at:
-                if self.children is not None:
-                    self.children.retire()
-                self.children = open_pool(at)
-            return self.children
+    @contextmanager
+    def present(self, open_pool: Callable[[ForkPoint], Pool]) -> Iterator[Pool]:
+        """Branches of the present state, to be taken in the block; the same ones until something is written."""
+        with ExitStack() as stack:
+            with self.lock:
+                at = self.compute.fork_point()
+                if self.children is None or self.children.at != at:
+                    if self.children is not None:
+                        self.children.retire()
+                    self.children = open_pool(at)
+                pool = stack.enter_context(self.children.held())
+            yield pool
 
     def reset(self) -> Grant:
         """Put a branch in the state the loan began with behind the same address."""
@@ -71,8 +76,9 @@ class Loan:
             fresh = self.pool.take()
             used, self.compute = self.compute, fresh
             self.address.lead_to(fresh.endpoint)
-            used.end_connections()
-            self._give_back(used, clean=not self.request.disposable and used.change() is None)
+            _, stubborn = _cut_off(used)
+            clean = not (self.request.disposable or stubborn) and used.change() is None
+            self._give_back(used, clean=clean)
             return self.grant
 
     def end(self, *, lost: str | None = None) -> LeaseEnd:
@@ -85,8 +91,8 @@ class Loan:
             self.address.remove()
             if self.children is not None:
                 self.children.retire()
-            connections = self.compute.end_connections()
-            ending, reason = self._decide(lost)
+            connections, stubborn = _cut_off(self.compute)
+            ending, reason = self._decide(lost or stubborn)
             self._give_back(self.compute, clean=ending == "clean")
             releasing = time.monotonic() - ending_since
             end = LeaseEnd(ending, reason, connections, ending_since - self.began, releasing)
@@ -103,3 +109,11 @@ class Loan:
 
     def _give_back(self, compute: Compute, *, clean: bool) -> None:
         self.pool.give_back(compute, reusable=clean, disposable=self.request.disposable)
+
+
+def _cut_off(compute: Compute) -> tuple[int, str | None]:
+    """End a branch's connections: how many there were, and why the branch must not be used again, if so."""
+    try:
+        return compute.end_connections(), None
+    except BranchError as error:
+        return 0, str(error)

@@ -35,5 +35,7 @@ class Once:
 
     def void(self, worker: str) -> None:
         """What a dead worker was at is to be done by another."""
-        for key in [key for key, doer in self._doing.items() if doer == worker]:
+        with self._changed:
+            keys = [key for key, doer in self._doing.items() if doer == worker]
+        for key in keys:
             self.end(key, done=False)

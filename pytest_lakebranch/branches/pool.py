@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from pytest_lakebranch.branches.background import Background
 from pytest_lakebranch.errors import BranchError, LakebranchError
 from pytest_lakebranch.model import ForkPoint
 from pytest_lakebranch.providers.base import Compute, Provider
 
+ATTEMPTS = 3
+"""How often a spare may turn out to have died before that is an error."""
+
 
 class Pool:
-    """Spares of one fork point, all started; ``spares`` of them are kept ready while the pool is open.
+    """Spares of one fork point, all started; ``spares`` of them are kept ready until the pool is retired.
 
-    Starts and stops happen on ``background``; :meth:`take` waits for a start only when no spare is idle.
+    Starts and stops happen on ``background``; :meth:`take` waits for a start only when no spare is idle. Once the pool
+    is retired and nobody uses it any more, the provider forgets the fork point.
     """
 
     def __init__(
@@ -28,18 +33,33 @@ class Pool:
         self._background = background
         self._changed = threading.Condition()
         self._idle: deque[Compute] = deque()
+        self._failures: deque[LakebranchError] = deque()
         self._starting = 0
         self._waiting = 0
         self._lent = 0
-        self._failures: deque[LakebranchError] = deque()
+        self._held = 0
         self._retired = False
+        self._closed = False
+        self._forgotten = False
+
+    @contextmanager
+    def held(self) -> Iterator[Pool]:
+        """Keep the fork point for as long as the block runs, also if the pool is retired meanwhile."""
+        with self._changed:
+            self._held += 1
+        try:
+            yield self
+        finally:
+            with self._changed:
+                self._held -= 1
+            self._forget_if_unused()
 
     def take(self) -> Compute:
         """A started branch in the fork point's state, marked; it belongs to the caller until it is given back.
 
-        Raises the provider's error when a start fails while the caller waits.
+        Raises the provider's error when a start fails while the caller waits, and BranchError once the pool is closed.
         """
-        while True:
+        for _ in range(ATTEMPTS - 1):
             compute = self._next()
             try:
                 compute.mark()
@@ -47,23 +67,27 @@ class Pool:
                 self.give_back(compute, reusable=False)
             else:
                 return compute
+        compute = self._next()
+        compute.mark()
+        return compute
 
     def _next(self) -> Compute:
         with self._changed:
             self._waiting += 1
-            self._refill()
             try:
-                self._changed.wait_for(lambda: self._idle or self._failures or self._retired)
+                self._refill()
+                self._changed.wait_for(lambda: self._idle or self._failures or self._closed)
+                if self._closed:
+                    raise BranchError("the run is ending: no more branches are given out.")
+                if not self._idle:
+                    raise self._failures.popleft()
+                self._lent += 1
+                return self._idle.pop()
             finally:
                 self._waiting -= 1
-            if self._retired:
-                raise BranchError("the run is ending: no more branches are given out.")
-            if not self._idle:
-                raise self._failures.popleft()
-            self._lent += 1
-            compute = self._idle.pop()
-            self._refill()
-            return compute
+                while len(self._failures) > self._waiting:  # whom it would have been told has been served
+                    self._failures.popleft()
+                self._refill()
 
     def give_back(self, compute: Compute, *, reusable: bool, disposable: bool = False) -> None:
         """End a loan. A reusable branch becomes a spare again; another one is thrown away in the background."""
@@ -76,51 +100,60 @@ class Pool:
         self._background.submit(self._discard, compute, disposable=disposable)
 
     def retire(self) -> None:
-        """Give out nothing more; throw the spares away and, once the last loan has ended, forget the fork point."""
+        """Keep no spares from now on. Whoever holds the pool or has a branch of it may still take one."""
         with self._changed:
             self._retired = True
             spares = list(self._idle)
             self._idle.clear()
             self._lent += len(spares)
-            self._changed.notify_all()
-            nothing_left = not (self._lent or self._starting)
-        if nothing_left:
-            self._provider.forget(self.at)
         for compute in spares:
             self._background.submit(self._discard, compute, disposable=False)
+        self._forget_if_unused()
+
+    def close(self) -> None:
+        """Retire the pool and refuse whoever waits or comes."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        self.retire()
 
     def _refill(self) -> None:
-        wanted = self._spares + self._waiting - len(self._idle) - self._starting
-        if self._retired or wanted <= 0:
-            return
+        spares = 0 if self._retired else self._spares
+        wanted = 0 if self._closed else spares + self._waiting - len(self._idle) - self._starting
         for _ in range(wanted):
             self._starting += 1
             self._background.submit(self._start)
 
     def _start(self) -> None:
-        if self._retired:
-            self._account(started=None)
-            return
+        """Start one branch; whatever goes wrong is told to somebody who waits."""
+        compute, failure = None, None
         try:
-            compute = self._provider.start(self._name(), self.at)
+            if self._is_wanted():
+                compute = self._provider.start(self._name(), self.at)
         except LakebranchError as error:
-            self._account(started=None, failure=error)
-        else:
-            self._account(started=compute)
+            failure = error
+        except Exception as error:  # noqa: BLE001  (a waiter must hear of it: nobody else would wake it)
+            failure = BranchError(f"a branch could not be started: {type(error).__name__}: {error}")
+        self._account(compute, failure)
 
-    def _account(self, *, started: Compute | None, failure: LakebranchError | None = None) -> None:
+    def _is_wanted(self) -> bool:
+        with self._changed:
+            return not self._closed and (self._waiting > 0 or not self._retired)
+
+    def _account(self, compute: Compute | None, failure: LakebranchError | None) -> None:
         with self._changed:
             self._starting -= 1
-            keep = started is not None and not self._retired
-            if started is not None and keep:
-                self._idle.append(started)
-            elif started is not None:
+            keep = not self._closed and (self._waiting > 0 or not self._retired)
+            if compute is not None and keep:
+                self._idle.append(compute)
+            elif compute is not None:
                 self._lent += 1
             elif failure is not None and self._waiting > len(self._failures):
                 self._failures.append(failure)
-            self._changed.notify()
-        if started is not None and not keep:
-            self._discard(started, disposable=False)
+            self._changed.notify_all()
+        if compute is not None and not keep:
+            self._discard(compute, disposable=False)
+        self._forget_if_unused()
 
     def _discard(self, compute: Compute, *, disposable: bool) -> None:
         try:
@@ -128,6 +161,12 @@ class Pool:
         finally:
             with self._changed:
                 self._lent -= 1
-                last = self._retired and not (self._lent or self._starting)
-            if last:
-                self._provider.forget(self.at)
+            self._forget_if_unused()
+
+    def _forget_if_unused(self) -> None:
+        with self._changed:
+            users = self._lent + self._starting + self._waiting + self._held + len(self._idle)
+            if not self._retired or self._forgotten or users:
+                return
+            self._forgotten = True
+        self._provider.forget(self.at)

@@ -64,11 +64,11 @@ def _reap_run(path: Path) -> bool:
 @contextlib.contextmanager
 def _locked_if_dead(path: Path) -> Iterator[bool]:
     """Whether the run is dead; while the block runs, no host can claim it."""
-    lock = path / "alive.lock"
-    if not lock.exists():
-        yield time.time() - path.stat().st_mtime > YOUNG
+    try:
+        descriptor = os.open(path / "alive.lock", os.O_RDWR)
+    except FileNotFoundError:
+        yield _is_old(path)
         return
-    descriptor = os.open(lock, os.O_RDWR)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -77,6 +77,14 @@ def _locked_if_dead(path: Path) -> Iterator[bool]:
         yield True
     finally:
         os.close(descriptor)
+
+
+def _is_old(path: Path) -> bool:
+    """Whether a directory was made so long ago that nobody is about to put a lock in it; one that is gone is not."""
+    try:
+        return time.time() - path.stat().st_mtime > YOUNG
+    except FileNotFoundError:
+        return False
 
 
 def end_processes_in(directory: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import socket
 import subprocess
@@ -22,6 +23,10 @@ from pytest_lakebranch.host.run_directory import RunDirectory
 from pytest_lakebranch.host.watch import wait_for_end
 from pytest_lakebranch.model import Endpoint, Grant, LeaseEnd, Summary
 from pytest_lakebranch.processes import Identity, environment_without_pg, import_ahead
+from pytest_lakebranch.waiting import Deadline, poll
+
+START_SECONDS = 120.0
+REACH_SECONDS = 10.0
 
 
 class HostClient:
@@ -155,47 +160,55 @@ def connect_or_start(
     from filelock import FileLock
 
     directory.ensure()
+    if client := _try_connect(directory, worker):
+        return client
+    with FileLock(directory.path / "spawn.lock"):
+        if failed := directory.failure():  # another worker has tried, and was told
+            wire.value(json.loads(failed))
+        client = _try_connect(directory, worker)
+        if client is None:
+            directory.write_order(settings, controller, workers)
+            _start(directory)
+            client = poll(lambda: _try_connect(directory, worker), deadline=Deadline(REACH_SECONDS))
+    if client is None:
+        raise HostError(f"the host was started and cannot be reached. What it said: {last_words(directory.log)}")
+    return client
+
+
+def _try_connect(directory: RunDirectory, worker: str) -> HostClient | None:
     try:
         return HostClient(directory, worker=worker)
     except OSError:
-        pass
-    with FileLock(directory.path / "spawn.lock"):
-        try:
-            return HostClient(directory, worker=worker)
-        except OSError:
-            directory.write_order(settings, controller, workers)
-            _start(directory)
-            return _reached(directory, worker)
-
-
-def _reached(directory: RunDirectory, worker: str) -> HostClient:
-    try:
-        return HostClient(directory, worker=worker)
-    except OSError as error:
-        raise HostError(
-            f"the host was started and ended at once ({error.strerror}). What it said: {last_words(directory.log)}"
-        ) from error
+        return None
 
 
 def _start(directory: RunDirectory) -> None:
+    """Start the host and wait until it serves; an error that keeps it from that is raised here and left for others."""
     here = str(Path(__file__).parents[2])
     environment = environment_without_pg()
     import_ahead("psycopg")  # while we wait for the host
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [here, environment.get("PYTHONPATH")]))
-    started = subprocess.run(
-        [sys.executable, "-P", "-m", "pytest_lakebranch.host", str(directory.path)],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        env=environment,
-        cwd="/",
-        start_new_session=True,
-        check=False,
-    )
+    try:
+        started = subprocess.run(
+            [sys.executable, "-P", "-m", "pytest_lakebranch.host", str(directory.path)],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            env=environment,
+            cwd="/",
+            start_new_session=True,
+            check=False,
+            timeout=START_SECONDS,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise HostError(
+            f"the host did not start within {START_SECONDS:.0f} s. What it said: {last_words(directory.log)}"
+        ) from error
     if not started.stdout:
         raise HostError(
             f"the host could not be started (exit code {started.returncode}): "
             f"{started.stderr.decode(errors='replace').strip() or last_words(directory.log)}"
         )
-    import json
-
-    wire.value(json.loads(started.stdout))
+    answer = json.loads(started.stdout)
+    if "error" in answer:
+        directory.note_failure(started.stdout)
+    wire.value(answer)

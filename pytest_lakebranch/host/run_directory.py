@@ -8,9 +8,10 @@ import os
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from pytest_lakebranch.config import Settings
+from pytest_lakebranch.errors import HostError
 from pytest_lakebranch.processes import Identity
 from pytest_lakebranch.state import State, make_private, sockets_root
 
@@ -63,15 +64,40 @@ class RunDirectory:
     def claim(self) -> int:
         """Take the lock that shows that this run lives; it is held as long as the returned descriptor is open.
 
-        The kernel lets go of it when the host ends, however it ends. Raises BlockingIOError when another has it.
+        The kernel lets go of it when the host ends, however it ends. The lock's file appears locked: whoever looks
+        for dead runs never finds it free while its host lives. Raises BlockingIOError when a host serves the run, and
+        HostError when one did and has ended.
         """
-        descriptor = os.open(self.path / "alive.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        fresh = self.path / f"alive.{os.getpid()}"
+        descriptor = os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            os.link(fresh, self.path / "alive.lock")
+        except FileExistsError:
             os.close(descriptor)
-            raise
+            self._refuse_second_host()
+        finally:
+            fresh.unlink()
         return descriptor
+
+    def _refuse_second_host(self) -> NoReturn:
+        with (self.path / "alive.lock").open() as other:
+            fcntl.flock(other, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        raise HostError(
+            "the host of this run has ended before the run did (was it killed?), and all branches with it. "
+            "Start the run again."
+        )
+
+    def note_failure(self, answer: bytes) -> None:
+        """Leave for the other workers why the host could not start."""
+        (self.path / "failure.json").write_bytes(answer)
+
+    def failure(self) -> bytes | None:
+        """What :meth:`note_failure` left."""
+        try:
+            return (self.path / "failure.json").read_bytes()
+        except FileNotFoundError:
+            return None
 
     def remove(self) -> None:
         """Delete both directories; what is gone already is fine."""

@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict
+from io import BufferedRWPair
 from pathlib import Path
 from typing import IO, Any
 
@@ -74,21 +75,27 @@ class Host:
 
     def _converse(self, connection: socket.socket) -> None:
         """One worker's calls, in turn, until it hangs up. A worker that hangs up without a word has died."""
-        session, worker = Session(self._engine, programs=self._programs), None
-        with connection, connection.makefile("rwb") as stream:
-            try:
-                while (message := wire.receive(stream)) is not None:
-                    if message["call"] == "hello":
-                        worker = self._greet(**message["arguments"])
-                        wire.send(stream, {"value": None})
-                    elif message["call"] == "finish":
-                        self._finish(stream)
-                    else:
-                        wire.send(stream, _answer(session, message))
-            except OSError:  # the worker is gone; what it held is ended below
-                pass
-        if worker is not None and not self._over.is_set():
-            self._engine.worker_gone(worker)
+        workers: list[str] = []
+        try:
+            with connection, connection.makefile("rwb") as stream:
+                self._answer_all(stream, workers)
+        except OSError:  # the worker is gone; what it held is ended below
+            pass
+        finally:
+            for worker in workers:
+                if not self._over.is_set():
+                    self._engine.worker_gone(worker)
+
+    def _answer_all(self, stream: BufferedRWPair, workers: list[str]) -> None:
+        session = Session(self._engine, programs=self._programs)
+        while (message := wire.receive(stream)) is not None:
+            if message["call"] == "hello":
+                workers.append(self._greet(**message["arguments"]))
+                wire.send(stream, {"value": None})
+            elif message["call"] == "finish":
+                self._finish(stream)
+            else:
+                wire.send(stream, _answer(session, message))
 
     def _greet(self, worker: str, process: dict[str, Any]) -> str:
         identity = Identity(**process)
@@ -98,9 +105,11 @@ class Host:
 
     def _finish(self, stream: wire.Writer) -> None:
         """End the run and answer with what it was; the branches are gone when the answer arrives."""
-        self._engine.close()
-        wire.send(stream, {"value": asdict(self._engine.summary())})
-        self._over.set()
+        try:
+            self._engine.close()
+            wire.send(stream, {"value": asdict(self._engine.summary())})
+        finally:
+            self._over.set()
 
 
 def _answer(session: Session, message: dict[str, Any]) -> dict[str, Any]:
@@ -116,18 +125,25 @@ def _answer(session: Session, message: dict[str, Any]) -> dict[str, Any]:
 
 
 def run(path: Path, ready: Callable[[], None]) -> None:
-    """Be the host of the run whose directory is ``path``."""
+    """Be the host of the run whose directory is ``path``, which is deleted when the run is over.
+
+    When the host cannot start, the directory stays: other workers read there why.
+    """
     import_ahead("psycopg")
+    order = RunDirectory(path, path).read_order()
+    directory = RunDirectory(path, Path(order["sockets"]))
+    lock = directory.claim()
+    _serve(directory, order, ready)
+    directory.remove()
+    os.close(lock)
+
+
+def _serve(directory: RunDirectory, order: dict[str, Any], ready: Callable[[], None]) -> None:
     with ExitStack() as stack:
-        order = RunDirectory(path, path).read_order()
-        directory = RunDirectory(path, Path(order["sockets"]))
-        stack.callback(directory.remove)
-        lock = directory.claim()
-        stack.callback(os.close, lock)
         write_owner(directory.sockets, Identity.of(os.getpid()))
         settings = Settings.from_json(order["settings"])
         state = State.at(settings.home).ensure()
-        reap(state, but=directory.path)
+        _reap(state, directory.path)
         ledger = Ledger(directory.ledger)
         stack.callback(ledger.close)
         provider = LocalProvider(settings, state=state, run_directory=directory.path, sockets=directory.sockets)
@@ -145,6 +161,14 @@ def run(path: Path, ready: Callable[[], None]) -> None:
         host.serve(ready)
 
 
+def _reap(state: State, own: Path) -> None:
+    """What cannot be cleared of other runs is no reason not to start this one."""
+    try:
+        reap(state, but=own)
+    except (OSError, LakebranchError):
+        traceback.print_exc()
+
+
 def main() -> None:
     """Fork, so that the process that started us has no child to wait for; report readiness or failure to it."""
     path = Path(sys.argv[1])
@@ -160,6 +184,8 @@ def main() -> None:
     with os.fdopen(writer, "wb") as stream:
         try:
             run(path, ready=lambda: _tell(stream, {"value": os.getpid()}))
+        except BlockingIOError:
+            _tell(stream, {"value": 0})  # another host serves the run
         except LakebranchError as error:
             _tell(stream, wire.failure(error))
         except Exception as error:

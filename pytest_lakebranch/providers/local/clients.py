@@ -23,8 +23,9 @@ CLIENT_KINDS = frozenset({"client backend", "walsender", "parallel worker"})
 GRACE_SECONDS = 0.02
 """How long a process whose client has gone may take to notice."""
 END_SECONDS = 10.0
-KINDS = "select pid, backend_type from pg_stat_activity where pid = any(%s)"
-ALL = "select pid from pg_stat_activity where backend_type = any(%s) and pid <> pg_backend_pid()"
+KINDS = "select pid, backend_type from pg_stat_get_activity(null) where pid = any(%s)"
+ALL = "select pid from pg_stat_get_activity(null) where backend_type = any(%s) and pid <> pg_backend_pid()"
+"""Not the view pg_stat_activity: it reads catalogs that a client may have locked."""
 TERMINATE = "select count(pg_terminate_backend(pid)) from unnest(%s::int[]) pid"
 
 
@@ -36,7 +37,7 @@ class Clients:
     _others: set[int] = field(default_factory=set)
 
     def present(self) -> set[int]:
-        """Processes that serve a client other than us, or are about to: pg_stat_activity does not show a process
+        """Processes that serve a client other than us, or are about to: the server's statistics do not show a process
         that has just been forked, the list of the postmaster's children does.
         """
         if not LINUX:

@@ -100,7 +100,7 @@ class LocalCompute:
         if self.at is None:
             return
         if self.at.position is None:
-            self.at.position = self._state().position
+            self.at.position = self._state_or_error().position
         state = State(self.at.position, 0, 0, self._configuration(), self.at.tree.unlogged)
         self._counted = state
         self._frozen = (ForkPoint(self.at.key, str(self.at.data)), state)
@@ -167,6 +167,14 @@ class LocalCompute:
         """See Compute."""
         self._owner.take_back(self, disposable=disposable)
 
+    def _state_or_error(self) -> State:
+        import psycopg
+
+        try:
+            return self._state()
+        except (psycopg.Error, OSError) as error:
+            raise BranchError(f"the server of {self.name} died: {self._last_words()}") from error
+
     def _state(self) -> State:
         position, slots, prepared = self.server.query(STATE)[0]
         return State(control_file.position(position), slots, prepared, self._configuration())
@@ -178,7 +186,7 @@ class LocalCompute:
 
     def _counted_state(self) -> State:
         """The present state with its number of unlogged relations; counted again only if the log moved."""
-        state = self._state()
+        state = self._state_or_error()
         if self._counted is None or self._counted.position != state.position:
             names = (path.name for path in self.data.glob("base/*/*_init"))
             self._counted = self._with_unlogged(state, sum(1 for _ in names))

@@ -73,7 +73,7 @@ class Layers:
             mark: dict[str, Any] = json.loads((self.directory / key / MARK).read_text())
         except (OSError, ValueError):
             return None
-        return mark if mark.get("format") == FORMAT else None
+        return mark if _is_mark(mark) else None
 
     def _remove_damaged(self, key: str, generation: str) -> None:
         """Unless somebody is building the key just now: then the mark may be a new one already."""
@@ -182,6 +182,14 @@ class Layers:
             self._unlock(data)
         for key in keys:
             self.sweep(key)
+
+
+def _is_mark(mark: object) -> bool:
+    """Whether this can be what :meth:`Layers.commit` wrote, in the present format."""
+    if not isinstance(mark, dict) or mark.get("format") != FORMAT or not isinstance(mark.get("files"), dict):
+        return False
+    generation = mark.get("generation")
+    return isinstance(generation, str) and generation.isalnum()
 
 
 def _facts(size: int, files: dict[str, int]) -> dict[str, Any]:

@@ -163,11 +163,24 @@ class LocalProvider:
             seal.check_reachable(local.endpoint)
             with translated(self._run_directory, "sealing the base", BaseError):
                 seal.bring_to_rest(local.server)
-                return self._known(self._layers.commit(key, local.server.place.data))
+                with self._taken_over(local):
+                    return self._known(self._layers.commit(key, local.server.place.data))
         except BranchError as error:
             raise BaseError(f"the base could not be sealed: {error}") from error
         finally:
             local.discard(disposable=True)
+
+    @contextlib.contextmanager
+    def _taken_over(self, compute: LocalCompute) -> Iterator[None]:
+        """From here to the end of the block nobody else may remove the files of a stopped server; then they go."""
+        with self._lock:
+            if compute not in self._alive:
+                raise BaseError("the base was not sealed: the worker that built it died, or the run is ending.")
+            self._alive.remove(compute)
+        try:
+            yield
+        finally:
+            self._put_away(compute, disposable=True)
 
     # -- branches
 
@@ -177,11 +190,12 @@ class LocalProvider:
         with translated(self._run_directory, f"making branch {name}"):
             place = self._places.take(sealed)
         try:
-            server = self._serve(name, place, caches=self._caches(sealed))
-            compute = LocalCompute(self, server, at=sealed, endpoint=self._endpoint(server))
-            with _stopped_on_failure(server):
-                compute.began()
-                self._describe(name, server, sealed)
+            with translated(self._run_directory, f"starting branch {name}"):
+                server = self._serve(name, place, caches=self._caches(sealed))
+                compute = LocalCompute(self, server, at=sealed, endpoint=self._endpoint(server))
+                with _stopped_on_failure(server):
+                    compute.began()
+                    self._describe(name, server, sealed)
         except BaseException:
             self._places.give_back(place, sealed, reusable=False)
             raise
@@ -281,6 +295,9 @@ class LocalProvider:
             if compute not in self._alive:
                 return
             self._alive.remove(compute)
+        self._put_away(compute, disposable=disposable)
+
+    def _put_away(self, compute: LocalCompute, *, disposable: bool) -> None:
         server = compute.server
         sound = server.stop_at_once()
         with translated(server.place.directory, f"removing {compute.name}"):

@@ -27,6 +27,8 @@ STOP_SECONDS = 300.0
 """How long a clean shutdown may take: it writes all of shared buffers."""
 STATUS_LINE = 7
 """Of postmaster.pid, from 0 (LOCK_FILE_LINE_PM_STATUS, pidfile.h)."""
+LOCK_TIMEOUT = 5000
+"""Milliseconds after which the control connection gives up on what a client has locked."""
 SUPERUSER = "postgres"
 MAINTENANCE = "postgres"
 
@@ -94,7 +96,12 @@ class Server:
         import psycopg
 
         try:
-            self.connection = connect(self.endpoint(MAINTENANCE), autocommit=True, prepare_threshold=0)
+            self.connection = connect(
+                self.endpoint(MAINTENANCE),
+                autocommit=True,
+                prepare_threshold=0,
+                options=f"-c lock_timeout={LOCK_TIMEOUT}",
+            )
         except psycopg.OperationalError as error:
             raise BranchError(f"the server of {self.name} refuses its own superuser: {error}{self._blame()}") from error
 

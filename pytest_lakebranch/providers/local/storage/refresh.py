@@ -73,7 +73,8 @@ def refresh_overlay(source: Path, directory: Path, tree: Tree, copy: CopyFile) -
     _refresh_upper(directory / "upper", "", tree, changed)
     copy_files(source, directory / "upper", tree, changed, copy)
     # The mark that a volatile overlay was not synced; with it the next mount would be refused.
-    remove_tree(directory / "work" / "work" / "incompat")
+    # It lies in a directory that the kernel makes anew, and that an ordinary user must open before looking into it.
+    remove_tree(directory / "work" / "work")
 
 
 def _refresh_upper(upper: Path, folder: str, tree: Tree, changed: list[str]) -> None:
