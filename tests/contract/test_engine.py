@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +24,7 @@ from pytest_lakebranch.model import Grant
 from pytest_lakebranch.postgres.connect import connect
 from pytest_lakebranch.providers.local.provider import LocalProvider
 from pytest_lakebranch.state import State
+from pytest_lakebranch.waiting import Deadline, poll
 
 EMPTY = Plan((), ())
 Make = Callable[..., Engine]
@@ -212,6 +214,96 @@ def kill_server_of(connection: psycopg.Connection[Any]) -> None:
     os.kill(int(stat_fields(connection.info.backend_pid)[1]), signal.SIGKILL)
     with pytest.raises(psycopg.OperationalError):
         connection.execute("SELECT pg_sleep(60)")
+
+
+def test_spares_that_died_are_passed_over(engine: Engine) -> None:
+    """A test gets a sound branch although the server of a spare was killed while it was idle."""
+    grants = [engine.lease(request(engine)) for _ in range(2)]
+    for grant in grants:
+        engine.release(grant.lease)
+    assert kill_idle_servers(engine) > 0
+    assert execute(engine.lease(request(engine)), "SELECT 1") == [(1,)]
+
+
+def kill_idle_servers(engine: Engine) -> int:
+    """kill -9 all servers of this process that are not on loan; how many there were."""
+    import signal
+
+    (pool,) = engine._pools.values()
+    servers = [compute.server for compute in pool._idle]
+    for server in servers:
+        os.kill(server.pid, signal.SIGKILL)
+        server.process.wait()
+    return len(servers)
+
+
+def test_whoever_waits_hears_of_a_start_that_failed(engine: Engine, tmp_path: Path) -> None:
+    """Also of a failure that no provider foresaw: nobody waits for ever."""
+    grant = engine.lease(request(engine))
+    shutil.rmtree(Path(grant.endpoint.host).parent)
+    with pytest.raises(BranchError, match="No such file"):
+        exhaust(engine)
+
+
+def exhaust(engine: Engine) -> None:
+    """Take more branches than are ready."""
+    for _ in range(20):
+        engine.lease(request(engine))
+
+
+def test_reset_when_the_parent_has_moved_on(engine: Engine) -> None:
+    """A fork can be put back to the state in which it was leased, whatever has become of its parent."""
+    parent = engine.lease(request(engine, "worker"))
+    execute(parent, "CREATE TABLE t AS SELECT 1 AS x")
+    child = engine.lease(request(engine, parent=parent.lease, present=True))
+    execute(parent, "INSERT INTO t VALUES (2)")
+    later = engine.lease(request(engine, "fork", parent=parent.lease))
+    execute(child, "DROP TABLE t")
+    engine.reset(child.lease)
+    assert execute(child, "SELECT x FROM t") == [(1,)]
+    assert execute(later, "SELECT count(*) FROM t") == [(2,)]
+
+
+def test_workers_that_fork_a_moving_parent_at_once(engine: Engine) -> None:
+    """Each gets a branch of one of the parent's states; none is refused."""
+    parent = engine.lease(request(engine, "run"))
+    execute(parent, "CREATE TABLE t (x int)")
+
+    def work(number: int) -> int:
+        execute(parent, f"INSERT INTO t VALUES ({number})")
+        child = engine.lease(request(engine, parent=parent.lease, worker=f"gw{number}", present=True))
+        ((count,),) = execute(child, "SELECT count(*) FROM t")
+        engine.release(child.lease)
+        return int(count)
+
+    with ThreadPoolExecutor(4) as workers:
+        assert all(1 <= count <= 4 for count in workers.map(work, range(4)))
+
+
+def test_a_frozen_present_goes_with_its_last_branch(engine: Engine, shared_home: Path, tmp_path: Path) -> None:
+    """What nobody will fork from again does not fill the disk until the run ends."""
+    parent = engine.lease(request(engine))
+    for number in range(3):
+        execute(parent, f"CREATE TABLE t{number} (x int)")
+        engine.release(engine.lease(request(engine, parent=parent.lease, present=True)).lease)
+    engine.release(parent.lease)
+    (run,) = [path for path in (shared_home / "runs").iterdir() if tmp_path.name in path.name]
+    frozen = run / "frozen"
+    assert poll(lambda: True if not list(frozen.iterdir()) else None, deadline=Deadline(20)), list(frozen.iterdir())
+
+
+def test_a_builder_that_dies_before_the_seal_caches_nothing(make: Make) -> None:
+    """Sealing what a dead worker has built is refused, and the next worker builds anew."""
+    engine, plan = make(rebuild=True), Plan(("unsealed",), ("sql:unsealed",))
+    ticket = engine.bases.request("gw0", plan)
+    assert ticket is not None
+    engine.worker_gone("gw0")
+    with pytest.raises(BaseError, match="void"):
+        engine.bases.finish(ticket.id)
+    again = engine.bases.request("gw1", plan)
+    assert again is not None
+    engine.bases.fail(again.id, "enough")
+    assert make().bases.request("gw0", plan) is not None
 
 
 def test_one_ticket_for_many_workers(make: Make) -> None:

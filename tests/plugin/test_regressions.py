@@ -1,0 +1,123 @@
+"""Defects that a review has found: each would come back unnoticed without its test."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from tests.plugin.conftest import Project
+
+
+def test_runs_never_meet_whatever_their_xdist_id(project: Project) -> None:
+    """xdist's run id, which a user can choose freely, is no part of any name of ours."""
+    project.write(test_it="def test_it(lakebranch): ...")
+    project.spawn("-n", "1", "--testrunuid", "../../build/of-november").assert_outcomes(passed=1)
+
+
+def test_parameters_do_not_lend_each_other_their_marks(project: Project) -> None:
+    """A mark on one set of parameters gives a lease to that one only, in either order."""
+    project.ini(lakebranch_env="DATABASE_URL")
+    project.write(
+        test_it="""
+        import os, psycopg, pytest
+
+        MARKED = pytest.param("marked", marks=pytest.mark.lakebranch)
+
+        @pytest.mark.parametrize("what", [MARKED, "bare"])
+        def test_one(what):
+            connect(what)
+
+        @pytest.mark.parametrize("what", ["bare", MARKED])
+        def test_other(what):
+            connect(what)
+
+        def connect(what):
+            if what == "marked":
+                psycopg.connect(os.environ["DATABASE_URL"]).close()
+            else:
+                with pytest.raises(psycopg.OperationalError, match="no test with a branch"):
+                    psycopg.connect(os.environ["DATABASE_URL"])
+        """
+    )
+    project.run().assert_outcomes(passed=4)
+
+
+def test_once_knows_functions_apart(project: Project) -> None:
+    """Two lambdas of one function are two pieces of work; what has no place in a file is refused."""
+    project.write(
+        test_it="""
+        import functools, pytest
+        from pytest_lakebranch.errors import ConfigError
+
+        def test_it(lakebranch_run):
+            done = []
+            lakebranch_run.once(lambda branch: done.append(1))
+            lakebranch_run.once(lambda branch: done.append(2))
+            assert done == [1, 2]
+            for _ in range(2):
+                lakebranch_run.once(work)
+            assert calls == 1
+            with pytest.raises(ConfigError, match="once"):
+                lakebranch_run.once(functools.partial(print))
+
+        calls = 0
+
+        def work(branch):
+            global calls
+            calls += 1
+        """
+    )
+    project.run().assert_outcomes(passed=1)
+
+
+def test_django_that_is_loaded_and_not_configured(project: Project) -> None:
+    """A library may import Django in a project that is not one of Django's."""
+    project.write(test_it="import django.db\n\ndef test_it(lakebranch_conn): ...\n\ndef test_next(lakebranch): ...")
+    result = project.spawn()
+    result.assert_outcomes(passed=2)
+    result.stdout.no_fnmatch_line("*Traceback*")
+
+
+def test_why_a_base_could_not_be_sealed(project: Project) -> None:
+    """What goes wrong after the last step is told as it is."""
+    project.ini(lakebranch_base="sql:schema.sql", lakebranch_user="shop")
+    project.write(schema_dot_sql="alter role shop nologin;", test_it="def test_it(lakebranch): ...")
+    result = project.run()
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["*shop*"])
+    result.stdout.no_fnmatch_line("*is void*")
+
+
+def test_a_catalog_that_a_test_left_locked(project: Project) -> None:
+    """The connection with the lock is ended like any other, and the next test begins."""
+    project.write(
+        test_it="""
+        left = []
+
+        def test_lock(lakebranch):
+            left.append(lakebranch.connect())
+            for catalog in ("pg_database", "pg_authid", "pg_class"):
+                left[0].execute(f"lock table {catalog} in access exclusive mode")
+
+        def test_next(lakebranch_conn):
+            assert lakebranch_conn.execute("select 1").fetchone() == (1,)
+        """
+    )
+    result = project.run()
+    result.assert_outcomes(passed=2)
+    result.stdout.fnmatch_lines(["connections left open by tests, and ended: 1*"])
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="an ordinary user needs no user namespace")
+def test_every_worker_is_told_why_there_is_no_host(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that lacks something lacks it for all workers: each says so, none shows how it failed in us."""
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.delenv("LAKEBRANCH_HOME")  # without any setting of ours, the workers are the first to find out
+    monkeypatch.setenv("XDG_CACHE_HOME", str(project.path / "cache"))
+    project.write(test_it="import pytest\n\n@pytest.mark.parametrize('n', range(8))\ndef test_it(n, lakebranch): ...")
+    result = project.spawn("-n", "4")
+    result.assert_outcomes(errors=8)
+    assert str(result.stdout).count("refuses user namespaces") >= 4
+    for text in ("INTERNALERROR", "Traceback", "pytest_lakebranch/", "spawn.lock"):
+        result.stdout.no_fnmatch_line(f"*{text}*")
