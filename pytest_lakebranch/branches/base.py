@@ -163,6 +163,10 @@ class Bases:
             raise BaseError(_VOID.format(key=ticket[:12]))
         return build, build.compute
 
+    def give_back(self, ticket: str) -> None:
+        """Take a ticket back from a worker that was interrupted; whoever asks next gets it."""
+        self._abandon(self._held(ticket)[0], None)
+
     def void(self, worker: str) -> None:
         """Take back the tickets of a worker that died; whoever asks next gets them."""
         with self._changed:

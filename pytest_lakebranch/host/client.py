@@ -37,6 +37,7 @@ class HostClient:
         self._worker = worker
         self._lock = threading.Lock()
         self.broken = False
+        self._late: list[str] = []
         self._connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             self._connection.connect(str(directory.socket))
@@ -120,20 +121,38 @@ class HostClient:
                 "this process was forked from a pytest worker: branches are leased and released by the worker only."
             )
         with self._lock:
-            try:
-                wire.send(self._stream, {"call": call, "arguments": arguments})
-                answer = wire.receive(self._stream)
-            except (OSError, ValueError):
-                answer = None
-            except BaseException:  # interrupted: the answer is still under way, so this line is of no more use
-                self.close()
-                raise
+            self._take_late_answers()
+            answer = self._exchange(call, arguments)
         if answer is None:
             raise HostError(
                 f"the host of this run is gone (asked for {call!r}). All branches of the run are gone with it; "
                 f"start the run again. What it said last: {last_words(self._directory.log)}"
             )
         return wire.value(answer)
+
+    def _exchange(self, call: str, arguments: dict[str, Any]) -> dict[str, Any] | None:
+        """Send a call and wait for its answer; None when the host is gone."""
+        try:
+            wire.send(self._stream, {"call": call, "arguments": arguments})
+            return wire.receive(self._stream)
+        except (OSError, ValueError):
+            return None
+        except KeyboardInterrupt:  # nobody wants to wait for the answer any more
+            self.close()
+            raise
+        except BaseException:  # a signal handler raised, as a time limit on a test does: the answer will come
+            self._late.append(call)
+            raise
+
+    def _take_late_answers(self) -> None:
+        """Read the answers to calls that were interrupted, and give back what they brought."""
+        while self._late:
+            answer = wire.receive(self._stream) or {}
+            call, brought = self._late.pop(0), answer.get("value")
+            if call == "lease" and brought:
+                self._exchange("release", {"lease": brought["lease"]})
+            elif call == "base" and brought and brought["ticket"]:
+                self._exchange("returned", {"ticket": brought["ticket"]["id"]})
 
 
 def last_words(log: Path, lines: int = 3) -> str:

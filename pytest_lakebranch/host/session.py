@@ -13,7 +13,19 @@ from pytest_lakebranch.branches.lease import Request
 class Session:
     """One worker's side of the engine."""
 
-    CALLS = ("base", "stepped", "built", "failed", "lease", "release", "reset", "disconnect", "begin", "end")
+    CALLS = (
+        "base",
+        "stepped",
+        "built",
+        "failed",
+        "returned",
+        "lease",
+        "release",
+        "reset",
+        "disconnect",
+        "begin",
+        "end",
+    )
 
     def __init__(self, engine: Engine, *, programs: str) -> None:
         self._engine = engine
@@ -37,6 +49,9 @@ class Session:
 
     def _failed(self, ticket: str, message: str) -> None:
         self._engine.bases.fail(ticket, message)
+
+    def _returned(self, ticket: str) -> None:
+        self._engine.bases.give_back(ticket)
 
     def _lease(self, **request: Any) -> dict[str, Any]:
         return asdict(self._engine.lease(Request(**request)))

@@ -121,3 +121,48 @@ def test_every_worker_is_told_why_there_is_no_host(project: Project, monkeypatch
     assert str(result.stdout).count("refuses user namespaces") >= 4
     for text in ("INTERNALERROR", "Traceback", "pytest_lakebranch/", "spawn.lock"):
         result.stdout.no_fnmatch_line(f"*{text}*")
+
+
+def test_a_call_that_a_signal_handler_interrupts(project: Project) -> None:
+    """A time limit that raises while a test waits for its branch costs that test only; the ticket goes on."""
+    project.ini(lakebranch_base="python:seed:load", pythonpath=".")
+    project.write(
+        seed="""
+        import os, pathlib
+
+        def load(conn):
+            conn.execute("create table item (id int)")
+        """,
+        test_it="""
+        import signal, pytest
+        from pytest_lakebranch.host import wire
+
+        @pytest.fixture
+        def limit(monkeypatch):
+            '''Raises out of a signal handler while the answer to the next call is awaited.'''
+            def handler(*_):
+                raise pytest.fail.Exception("too slow")
+
+            def receive(stream, original=wire.receive):
+                monkeypatch.setattr(wire, "receive", original)
+                signal.raise_signal(signal.SIGUSR1)
+
+            before = signal.signal(signal.SIGUSR1, handler)
+            monkeypatch.setattr(wire, "receive", receive)
+            yield
+            signal.signal(signal.SIGUSR1, before)
+
+        def test_first(lakebranch): ...
+
+        @pytest.mark.parametrize("turn", range(3))
+        def test_limited(limit, lakebranch_factory, turn):
+            lakebranch_factory()
+
+        def test_next(lakebranch_conn):
+            assert lakebranch_conn.execute("select * from item").fetchall() == []
+        """,
+    )
+    result = project.run()
+    assert result.parseoutcomes()["passed"] == 2
+    result.stdout.fnmatch_lines(["*too slow*"])
+    result.stdout.no_fnmatch_line("*is gone*")
