@@ -10,6 +10,7 @@ from typing import Literal
 
 from pytest_lakebranch.branches.address import Address
 from pytest_lakebranch.branches.pool import Pool
+from pytest_lakebranch.errors import BranchError
 from pytest_lakebranch.model import Ending, ForkPoint, Grant, Lease, LeaseEnd
 from pytest_lakebranch.providers.base import Compute
 
@@ -68,12 +69,18 @@ class Loan:
     def reset(self) -> Grant:
         """Put a branch in the state the loan began with behind the same address."""
         with self.lock:
-            fresh = self.pool.take()
-            used, self.compute = self.compute, fresh
-            self.address.lead_to(fresh.endpoint)
-            used.end_connections()
-            self._give_back(used, clean=not self.request.disposable and used.change() is None)
+            if self.request.disposable or not self._is_put_back():
+                used, self.compute = self.compute, self.pool.take()
+                self.address.lead_to(self.compute.endpoint)
+                self._give_back(used, "replace")
             return self.grant
+
+    def _is_put_back(self) -> bool:
+        try:
+            self.compute.end_connections()
+        except BranchError:
+            return False
+        return self.compute.change() is None or self.compute.rewind() is None
 
     def end(self, *, lost: str | None = None) -> LeaseEnd:
         """Cut the branch off from its clients, decide what becomes of it, and give it back.
@@ -85,9 +92,12 @@ class Loan:
             self.address.remove()
             if self.children is not None:
                 self.children.retire()
-            connections = self.compute.end_connections()
+            try:
+                connections = self.compute.end_connections()
+            except BranchError as error:
+                connections, lost = 0, lost or str(error)
             ending, reason = self._decide(lost)
-            self._give_back(self.compute, clean=ending == "clean")
+            self._give_back(self.compute, ending)
             releasing = time.monotonic() - ending_since
             end = LeaseEnd(ending, reason, connections, ending_since - self.began, releasing)
             self.record = replace(self.record, end=end)
@@ -99,7 +109,11 @@ class Loan:
         if self.request.disposable:
             return "replace", "destructive"
         change = self.compute.change()
-        return ("clean", "nothing was written") if change is None else ("replace", change)
+        if change is None:
+            return "clean", "nothing was written"
+        refusal = self.compute.rewind()
+        return ("rewind", change) if refusal is None else ("replace", refusal)
 
-    def _give_back(self, compute: Compute, *, clean: bool) -> None:
-        self.pool.give_back(compute, reusable=clean, disposable=self.request.disposable)
+    def _give_back(self, compute: Compute, ending: Ending) -> None:
+        reusable = ending in ("clean", "rewind")
+        self.pool.give_back(compute, reusable=reusable, disposable=self.request.disposable)

@@ -39,6 +39,13 @@ class Compute(Protocol):
         Needs that no client is connected. A server that died is a reason, not an exception.
         """
 
+    def rewind(self) -> str | None:
+        """Undo everything since the branch was made, in place; ends all client connections.
+
+        None: it is in the state of its fork point again, byte for byte, and that is the marked state. Else the reason
+        why this cannot be done or cannot be proven; then it must not be used any more.
+        """
+
     def fork_point(self) -> ForkPoint:
         """The present state, frozen, consistent also while clients write; the same one until something is written.
 

@@ -33,7 +33,17 @@ class Clients:
     """The clients of one server. ``_others`` are its processes that serve none; they live as long as the server."""
 
     server: Server
-    _others: set[int] = field(default_factory=set)
+    _others: dict[int, str] = field(default_factory=dict)
+
+    @property
+    def others(self) -> set[int]:
+        """The processes that serve no client, as far as they were seen."""
+        return set(self._others)
+
+    @property
+    def other_kinds(self) -> set[str]:
+        """What these processes are, in the words of pg_stat_activity."""
+        return set(self._others.values())
 
     def present(self) -> set[int]:
         """Processes that serve a client other than us, or are about to: pg_stat_activity does not show a process
@@ -42,7 +52,7 @@ class Clients:
         if not LINUX:
             return {row[0] for row in self.server.query(ALL, list(CLIENT_KINDS))}
         control = self.server.control.info.backend_pid
-        pids = child_pids(self.server.pid) - self._others - {control}
+        pids = child_pids(self.server.pid) - self._others.keys() - {control}
         running = {pid for pid in pids if is_running(pid)}
         return self._serving(running) if running else running
 
@@ -54,9 +64,8 @@ class Clients:
 
     def _serving(self, pids: set[int]) -> set[int]:
         kinds: dict[int, str] = dict(self.server.query(KINDS, list(pids)))
-        others = {pid for pid, kind in kinds.items() if kind not in CLIENT_KINDS}
-        self._others |= others
-        return pids - others
+        self._others |= {pid: kind for pid, kind in kinds.items() if kind not in CLIENT_KINDS}
+        return pids - self._others.keys()
 
     def end(self, but: frozenset[int] = frozenset()) -> int:
         """End all of them but ``but`` and wait until they are gone; how many did not go by themselves in time.

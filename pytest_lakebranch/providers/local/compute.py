@@ -12,6 +12,8 @@ from pytest_lakebranch.model import Endpoint, ForkPoint
 from pytest_lakebranch.providers.local import control_file
 from pytest_lakebranch.providers.local.clients import Clients
 from pytest_lakebranch.providers.local.freeze import PAGE_HEADER, Backup
+from pytest_lakebranch.providers.local.rewind.rewinder import Rewinder
+from pytest_lakebranch.providers.local.rewind.unproven import UnprovenError
 from pytest_lakebranch.providers.local.server import Server
 from pytest_lakebranch.providers.local.storage.base import Sealed
 
@@ -68,6 +70,7 @@ class LocalCompute:
         self._owner = owner
         self._endpoint = endpoint
         self._clients = Clients(server)
+        self._home: State | None = None
         self._mark: State | None = None
         self._counted: State | None = None
         self._frozen: tuple[ForkPoint, State] | None = None
@@ -101,9 +104,13 @@ class LocalCompute:
             return
         if self.at.position is None:
             self.at.position = self._state().position
-        state = State(self.at.position, 0, 0, self._configuration(), self.at.tree.unlogged)
-        self._counted = state
-        self._frozen = (ForkPoint(self.at.key, str(self.at.data)), state)
+        self._is_home(self.at, self.at.position)
+
+    def _is_home(self, at: Sealed, position: int) -> None:
+        """Note that the branch is in its sealed state at this position of the log."""
+        state = State(position, 0, 0, self._configuration(), at.tree.unlogged)
+        self._home = self._mark = self._counted = state
+        self._frozen = (ForkPoint(at.key, str(at.data)), state)
 
     def mark(self) -> None:
         """See Compute."""
@@ -123,6 +130,28 @@ class LocalCompute:
             return self._mark.difference(self._state())
         except (psycopg.Error, OSError) as error:
             return f"server died: {self._last_words() or error}"
+
+    def rewind(self) -> str | None:
+        """See Compute."""
+        import psycopg
+
+        if self.at is None or self.at.knowledge is None or self._home is None:
+            return "only branches of a sealed state can be rewound"
+        try:
+            if self._configuration() != self._home.configuration:
+                return "configuration changed"
+            rewinder = Rewinder(self.server, self._clients, self.at, self.at.knowledge)
+            self._is_home(self.at, rewinder.rewind(self._home.position))
+        except (UnprovenError, BranchError) as error:
+            return str(error)
+        except (psycopg.Error, OSError) as error:
+            return self._refusal(error)
+        return None
+
+    def _refusal(self, error: Exception) -> str:
+        if not self.server.is_alive:
+            return f"server died: {self._last_words()}"
+        return f"rewinding failed: {str(error).splitlines()[0]}"
 
     def _last_words(self) -> str:
         lines = [line for line in self.server.log_tail(5).splitlines() if line.strip()]
