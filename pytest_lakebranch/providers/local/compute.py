@@ -142,15 +142,15 @@ class LocalCompute:
                 return "configuration changed"
             rewinder = Rewinder(self.server, self._clients, self.at, self.at.knowledge)
             self._is_home(self.at, rewinder.rewind(self._home.position))
-        except (UnprovenError, BranchError) as error:
-            return str(error)
-        except (psycopg.Error, OSError) as error:
+        except (UnprovenError, BranchError, psycopg.Error, OSError) as error:
             return self._refusal(error)
         return None
 
     def _refusal(self, error: Exception) -> str:
-        if not self.server.is_alive:
+        if not self.server.is_alive or (self.server.connection is not None and self.server.connection.closed):
             return f"server died: {self._last_words()}"
+        if isinstance(error, UnprovenError | BranchError):
+            return str(error)
         return f"rewinding failed: {str(error).splitlines()[0]}"
 
     def _last_words(self) -> str:
