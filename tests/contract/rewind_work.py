@@ -223,7 +223,8 @@ class Clients:
         try:
             self._do(deed)
         except psycopg.Error as error:
-            assert not any(word in str(error) for word in DAMAGE), f"{deed}: {error}"
+            if any(word in str(error) for word in DAMAGE):
+                raise AssertionError(f"{deed}: {error}") from error
 
     def _do(self, deed: Deed) -> None:
         session = self.get(deed.client, deed.sql)

@@ -1,6 +1,6 @@
-"""The property that rewinding rests on: after any work of any clients, a rewound branch is the sealed one, byte for byte.
+"""What rewinding promises: after any work of any clients, a rewound branch is the sealed one, byte for byte.
 
-LAKEBRANCH_TEST_LEASES sets how many leases there are (``make soak``: 5,000), LAKEBRANCH_TEST_SEED which ones.
+SOAK_LEASES sets how many leases there are (``make soak``: 5,000), SOAK_SEED which ones.
 A failing example is printed as a list of leases that can be pasted into ``@example``.
 """
 
