@@ -21,6 +21,8 @@ STATE = (
     "select pg_current_wal_insert_lsn()::text, (select count(*) from pg_get_replication_slots()), "
     "(select count(*) from pg_prepared_xact())"
 )
+LARGEST_LOG = 64 << 20
+"""Bytes of log from which a fresh branch is quicker than reading what was touched."""
 CONFIGURATION = ("postgresql.auto.conf", "postgresql.conf", "pg_hba.conf")
 
 
@@ -72,6 +74,7 @@ class LocalCompute:
         self._clients = Clients(server)
         self._home: State | None = None
         self._mark: State | None = None
+        self._seen: State | None = None
         self._counted: State | None = None
         self._frozen: tuple[ForkPoint, State] | None = None
 
@@ -108,7 +111,8 @@ class LocalCompute:
 
     def _is_home(self, at: Sealed, position: int) -> None:
         """Note that the branch is in its sealed state at this position of the log."""
-        state = State(position, 0, 0, self._configuration(), at.tree.unlogged)
+        unlogged = 0 if at.knowledge is None else len(at.knowledge.unlogged)
+        state = State(position, 0, 0, self._configuration(), unlogged)
         self._home = self._mark = self._counted = state
         self._frozen = (ForkPoint(at.key, str(at.data)), state)
 
@@ -127,7 +131,8 @@ class LocalCompute:
         try:
             if self._clients.remain():
                 return "a client is connected"
-            return self._mark.difference(self._state())
+            self._seen = self._state()
+            return self._mark.difference(self._seen)
         except (psycopg.Error, OSError) as error:
             return f"server died: {self._last_words() or error}"
 
@@ -140,6 +145,8 @@ class LocalCompute:
         try:
             if self._configuration() != self._home.configuration:
                 return "configuration changed"
+            if self._seen is not None and self._seen.position - self._home.position > LARGEST_LOG:
+                return "more was written than is worth reading"
             rewinder = Rewinder(self.server, self._clients, self.at, self.at.knowledge)
             self._is_home(self.at, rewinder.rewind(self._home.position))
         except (UnprovenError, BranchError, psycopg.Error, OSError) as error:

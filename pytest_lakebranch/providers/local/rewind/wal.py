@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from pytest_lakebranch.providers.local.rewind.knowledge import Knowledge
 from pytest_lakebranch.providers.local.rewind.manifest import Relation
 from pytest_lakebranch.providers.local.rewind.unproven import UnprovenError
 from pytest_lakebranch.providers.local.server import Server
 
-LARGEST = 64 << 20
-"""Bytes of log from which a fresh branch is quicker than reading it."""
 READ = """
 with flushed as materialized (select pg_logical_emit_message(false, 'lakebranch', '', true) as lsn)
 select reltablespace::int8, reldatabase::int8, relfilenode::int8,
-       array_agg(distinct relblocknumber) filter (where relforknumber = 0), null
+       array_agg(distinct relblocknumber) filter (where relforknumber = 0), null, null, null
 from flushed, pg_get_wal_block_info(%s, flushed.lsn, false) group by 1, 2, 3
 union all
-select null, null, null, null, array_agg("resource_manager/record_type")
+select null, null, null, null, array_agg("resource_manager/record_type"),
+       (select count(*) from pg_get_replication_slots()), (select count(*) from pg_prepared_xact())
 from flushed, pg_get_wal_stats(%s, flushed.lsn, true) where count > 0"""
-"""Rows for relations with their touched blocks (of the main fork), and one with the kinds of records.
+"""Rows for relations with their touched blocks (of the main fork); one with the kinds of records, and with what no
+log position tells: replication slots and prepared transactions.
 
 The message is flushed, because only flushed log can be read; its end is where reading ends.
 """
@@ -64,10 +65,12 @@ class Touched:
 def read(server: Server, since: int, knowledge: Knowledge) -> Touched:
     """What was touched since a position in the log, which is flushed for it.
 
-    Raises UnprovenError when something happened that cannot be undone, psycopg.Error when the log cannot be read.
+    Raises UnprovenError when something happened that cannot be undone, or the log cannot be read.
     """
     start = spelled(since)
-    *relations, (_, _, _, _, kinds) = server.query(READ, start, start)
+    *relations, (*_, kinds, slots, prepared) = _read(server, start)
+    if prepared or slots:
+        raise UnprovenError(f"a {'prepared transaction' if prepared else 'replication slot'} was left")
     types = frozenset(kinds)
     _check(types, {row[0] for row in relations})
     if "Database/DROP" in types:
@@ -75,6 +78,17 @@ def read(server: Server, since: int, knowledge: Knowledge) -> Touched:
     blocks = {(row[1], row[2]): row[3] or [] for row in relations}
     truncated = "Storage/TRUNCATE" in types
     return Touched(blocks, truncated, bool(types & FILES) or any(_is_catalog(rel, knowledge) for rel in blocks))
+
+
+def _read(server: Server, start: str) -> list[tuple[Any, ...]]:
+    import psycopg
+
+    try:
+        return server.query(READ, start, start)
+    except psycopg.OperationalError:  # the connection is lost
+        raise
+    except psycopg.Error as error:
+        raise UnprovenError("the log since the lease began could not be read") from error
 
 
 def spelled(position: int) -> str:
