@@ -24,7 +24,10 @@ class Compute(Protocol):
         """The same place and database, as a superuser."""
 
     def mark(self) -> None:
-        """Remember the present state as the one that a lease begins in."""
+        """Begin a lease: remember the present state as the one it begins in.
+
+        Raises BranchError when that is not the state of the branch's fork point any more.
+        """
 
     def end_connections(self, *, but: frozenset[int] = frozenset()) -> int:
         """End every client connection but our own and those served by the processes ``but``; wait until they are gone.

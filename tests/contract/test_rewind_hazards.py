@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -19,10 +20,12 @@ import pytest
 from local_rigs import Rig, rig
 from rewind_rigs import Oracle, answers, end_lease, rewind_base
 
+from pytest_lakebranch.errors import BranchError
 from pytest_lakebranch.model import ForkPoint
 from pytest_lakebranch.postgres.connect import connect
 from pytest_lakebranch.providers.local.compute import LocalCompute
 from pytest_lakebranch.providers.local.rewind import buffers, files, wal
+from pytest_lakebranch.state import SOCKET_NAME
 
 pytest_plugins = ["local_fixtures"]
 MakeRig = Callable[..., AbstractContextManager[Rig]]
@@ -320,11 +323,12 @@ def test_h17_page_that_stays_in_use(branch: Branch, monkeypatch: pytest.MonkeyPa
 
 def test_h17_open_cursor(branch: Branch) -> None:
     """A cursor that holds a page when its client is ended is no obstacle."""
-    with connect(branch.compute.admin) as session:
-        session.execute("declare c cursor for select * from t0")
-        session.execute("fetch 10 from c")
-        branch.sql("update t0 set a = 'x' where id < 300")
-        branch.rewound()
+    session = connect(branch.compute.admin)
+    session.execute("declare c cursor for select * from t0")
+    session.execute("fetch 10 from c")
+    branch.sql("update t0 set a = 'x' where id < 300")
+    branch.rewound()
+    session.close()
 
 
 def test_h19_files_that_grew_in_silence(branch: Branch) -> None:
@@ -420,7 +424,8 @@ def test_login_trigger_of_the_base(local_rig: MakeRig) -> None:
     """What we ask of a database when its first branch starts wakes no trigger of the user's."""
     base = """
     create table seen (who text);
-    create function note() returns event_trigger language plpgsql as 'begin insert into seen values (session_user); end';
+    create function note() returns event_trigger language plpgsql
+      as 'begin insert into seen values (session_user); end';
     create event trigger note on login execute function note();
     alter event trigger note enable always;
     """
@@ -440,3 +445,27 @@ def test_kinds_of_records_that_are_not_known(branch: Branch) -> None:
     """A kind that was never heard of is a reason, whatever else was written."""
     with pytest.raises(Exception, match="of a kind that cannot be undone"):
         wal._check(frozenset({"Heap/INSERT", "Custom/THING"}), {1663})
+
+
+def test_spare_that_was_written_to(branch: Branch) -> None:
+    """What a stray client wrote while nobody had the branch is undone before the next lease begins."""
+    branch.sql("delete from t0", "create table stray (x int)")
+    branch.compute.mark()
+    assert answers(branch.compute) == branch.known
+    branch.sql("alter system set work_mem = '1MB'")
+    with pytest.raises(BranchError, match="configuration changed"):
+        branch.compute.mark()
+
+
+def test_client_that_waits_to_be_accepted(branch: Branch) -> None:
+    """Who connected in time, but was not yet served, does not turn up in the next lease."""
+    server = branch.compute.server
+    os.kill(server.pid, signal.SIGSTOP)
+    with socket.socket(socket.AF_UNIX) as late:
+        late.connect(str(server.sockets / SOCKET_NAME))
+        timer = threading.Timer(0.05, os.kill, (server.pid, signal.SIGCONT))
+        timer.start()
+        branch.compute.end_connections()
+        timer.join()
+        late.settimeout(5)
+        assert late.recv(1) in (b"", b"E")

@@ -117,8 +117,18 @@ class LocalCompute:
         self._frozen = (ForkPoint(at.key, str(at.data)), state)
 
     def mark(self) -> None:
-        """See Compute."""
-        self._mark = self._counted_state()
+        """See Compute. Where branches cannot be rewound, what was written meanwhile is part of the marked state."""
+        state = self._counted_state()
+        if self._can_be_rewound and self._home is not None and state != self._home:
+            reason = self.rewind()
+            if reason is not None:
+                raise BranchError(f"{self.name} was written to while nobody had it on lease: {reason}")
+        else:
+            self._mark = state
+
+    @property
+    def _can_be_rewound(self) -> bool:
+        return self.at is not None and self.at.knowledge is not None and self.at.knowledge.refusal is None
 
     def change(self) -> str | None:
         """See Compute."""

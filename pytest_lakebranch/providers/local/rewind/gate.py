@@ -32,7 +32,7 @@ def closed(server: Server, clients: Clients) -> Iterator[None]:
     """
     try:
         _stop(server.pid)
-        clients.end()
+        clients.end(queued=False)
         _check_processes(server, clients)
         yield
     finally:

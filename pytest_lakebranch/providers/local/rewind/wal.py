@@ -85,9 +85,9 @@ def _read(server: Server, start: str) -> list[tuple[Any, ...]]:
 
     try:
         return server.query(READ, start, start)
-    except psycopg.OperationalError:  # the connection is lost
-        raise
     except psycopg.Error as error:
+        if server.control.closed:
+            raise
         raise UnprovenError("the log since the lease began could not be read") from error
 
 
