@@ -231,7 +231,7 @@ def test_worker_and_run(project: Project) -> None:
     )
     result = project.run()
     result.assert_outcomes(passed=5)
-    result.stdout.fnmatch_lines(["leases of tests: 1 (1 replace); 1 run; 1 worker"])
+    result.stdout.fnmatch_lines(["leases of tests: 1 (1 rewind); 1 run; 1 worker"])
 
 
 def test_one_run_branch_for_all_workers(project: Project) -> None:
