@@ -84,15 +84,16 @@ class Files:
         finally:
             os.close(handle)
 
-    def put_back_folders(self, folders: set[str], caches: dict[str, bytes]) -> None:
-        """Give directories the files they had: others removed, missing ones and those of another size put back whole,
-        and the maps of the catalogs; databases that were made are removed, and caches of the catalog are as given.
+    def put_back_folders(self, folders: set[str], caches: dict[str, bytes], *, sizes: bool) -> None:
+        """Give directories the files they had: others removed, missing ones put back whole, and the maps of the
+        catalogs; databases that were made are removed, and caches of the catalog are as given.
 
+        With ``sizes`` files of another size are put back whole too: needed where files were cut, which names no block.
         Raises UnprovenError when a database is missing.
         """
         self._remove_databases()
         for folder in folders & self.manifest.folders.keys():
-            self._put_back_folder(folder)
+            self._put_back_folder(folder, sizes=sizes)
             self._put_back_cache(folder, caches.get(folder))
 
     def _remove_databases(self) -> None:
@@ -102,14 +103,22 @@ class Files:
         if not self.manifest.folders.keys() <= {*there, "global"}:
             raise UnprovenError("a database of the base was dropped")
 
-    def _put_back_folder(self, folder: str) -> None:
+    def _put_back_folder(self, folder: str, *, sizes: bool) -> None:
         sealed = self.manifest.folders[folder]
-        now = {entry.name: entry.stat(follow_symlinks=False).st_size for entry in os.scandir(f"{self.root}/{folder}")}
-        for name in now.keys() - sealed.keys() - NEVER_PUT_BACK - {catalog_cache.KEPT, catalog_cache.NAME}:
+        now = set(os.listdir(f"{self.root}/{folder}"))  # noqa: PTH208  (on every DDL rewind)
+        for name in now - sealed.keys() - NEVER_PUT_BACK - {catalog_cache.KEPT, catalog_cache.NAME}:
             os.unlink(f"{self.root}/{folder}/{name}")  # noqa: PTH108
-        for name, size in sealed.items():
-            if now.get(name) != size or name == MAPS:
-                self._segment(f"{folder}/{name}", size, None)
+        wrong = sealed.keys() - now | {MAPS}
+        if sizes:
+            wrong |= {
+                entry.name for entry in os.scandir(f"{self.root}/{folder}") if self._has_other_size(entry, sealed)
+            }
+        for name in wrong:
+            self._segment(f"{folder}/{name}", sealed[name], None)
+
+    @staticmethod
+    def _has_other_size(entry: os.DirEntry[str], sealed: dict[str, int]) -> bool:
+        return entry.name in sealed and entry.stat(follow_symlinks=False).st_size != sealed[entry.name]
 
     def _put_back_cache(self, folder: str, content: bytes | None) -> None:
         path = Path(self.root, folder, catalog_cache.NAME)

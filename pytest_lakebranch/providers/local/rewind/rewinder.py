@@ -64,7 +64,7 @@ class Rewinder:
         self.server.control.execute("checkpoint")  # carries out what waits to be unlinked before it comes back
         position = buffers.evict_all(self.server)
         self.server.close_connection()
-        files.put_back_folders(self._folders(touched), self.sealed.caches or {})
+        files.put_back_folders(self._folders(touched), self.sealed.caches or {}, sizes=touched.whole)
         self._put_back(touched, files)
         return position
 
