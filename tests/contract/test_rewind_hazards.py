@@ -66,11 +66,19 @@ class Branch:
         return reason
 
 
+@pytest.fixture(scope="module")
+def made(shared_home: Path) -> Iterator[Rig]:
+    """A provider on the first rung that works."""
+    with rig(shared_home) as one:
+        yield one
+
+
 @pytest.fixture
-def branch(shared_home: Path) -> Iterator[Branch]:
-    """A branch on the first rung that works."""
-    with rig(shared_home) as made:
-        yield Branch(made)
+def branch(made: Rig) -> Iterator[Branch]:
+    """A branch of the proof's base."""
+    branch = Branch(made)
+    yield branch
+    branch.compute.discard()
 
 
 @pytest.fixture
