@@ -26,7 +26,7 @@ matrix: $(VENV)/.installed  ## the same tests on every storage rung, -n 0/2/8, r
 	$(BIN)/python -m tests.matrix
 
 soak: $(VENV)/.installed  ## rewind proved with 5,000 random leases; SOAK_LEASES and SOAK_SEED choose others
-	SOAK_LEASES=$${SOAK_LEASES:-5000} $(BIN)/python -m pytest -s tests/contract/test_rewind_random.py
+	SOAK_LEASES=$${SOAK_LEASES:-5000} $(BIN)/python -m pytest -s tests/contract/test_rewind_random.py tests/contract/test_rewind_mutations.py
 
 bench: $(VENV)/.installed  ## the figures of the README
 	$(BIN)/python -m benchmarks

@@ -173,8 +173,10 @@ def test_h5_mapped_catalogs(branch: Branch, statement: str) -> None:
 def test_h6_rewritten_catalogs(branch: Branch) -> None:
     """A catalog that the base had rewritten is a catalog all the same: what the server remembers of it goes."""
     for _ in range(2):
+        remembering = branch.compute.server.control.info.backend_pid
         branch.sql("comment on table t0 is 'x'")
         branch.rewound()
+        assert branch.compute.server.control.info.backend_pid != remembering
     numbers = branch.sql("select pg_relation_filenode('pg_description')::int")
     assert numbers[0][0] >= 16384
 
