@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test matrix bench clean
+.PHONY: demo test matrix soak bench clean
 .DEFAULT_GOAL := test
 
 $(VENV)/.installed: pyproject.toml
@@ -24,6 +24,9 @@ test: $(VENV)/.installed  ## lint, types, import contract and all tests
 
 matrix: $(VENV)/.installed  ## the same tests on every storage rung, -n 0/2/8, root and ordinary user
 	$(BIN)/python -m tests.matrix
+
+soak: $(VENV)/.installed  ## rewind proved with 5,000 random leases; SOAK_LEASES and SOAK_SEED choose others
+	SOAK_LEASES=$${SOAK_LEASES:-5000} $(BIN)/python -m pytest -s tests/contract/test_rewind_random.py tests/contract/test_rewind_mutations.py
 
 bench: $(VENV)/.installed  ## the figures of the README
 	$(BIN)/python -m benchmarks

@@ -73,13 +73,18 @@ class Loan:
     def reset(self) -> Grant:
         """Put a branch in the state the loan began with behind the same address."""
         with self.lock:
-            fresh = self.pool.take()
-            used, self.compute = self.compute, fresh
-            self.address.lead_to(fresh.endpoint)
-            _, stubborn = _cut_off(used)
-            clean = not (self.request.disposable or stubborn) and used.change() is None
-            self._give_back(used, clean=clean)
+            if self.request.disposable or not self._is_put_back():
+                used, self.compute = self.compute, self.pool.take()
+                self.address.lead_to(self.compute.endpoint)
+                self._give_back(used, "replace")
             return self.grant
+
+    def _is_put_back(self) -> bool:
+        try:
+            self.compute.end_connections()
+        except BranchError:
+            return False
+        return self.compute.change() is None or self.compute.rewind() is None
 
     def end(self, *, lost: str | None = None) -> LeaseEnd:
         """Cut the branch off from its clients, decide what becomes of it, and give it back.
@@ -91,9 +96,12 @@ class Loan:
             self.address.remove()
             if self.children is not None:
                 self.children.retire()
-            connections, stubborn = _cut_off(self.compute)
-            ending, reason = self._decide(lost or stubborn)
-            self._give_back(self.compute, clean=ending == "clean")
+            try:
+                connections = self.compute.end_connections()
+            except BranchError as error:
+                connections, lost = 0, lost or str(error)
+            ending, reason = self._decide(lost)
+            self._give_back(self.compute, ending)
             releasing = time.monotonic() - ending_since
             end = LeaseEnd(ending, reason, connections, ending_since - self.began, releasing)
             self.record = replace(self.record, end=end)
@@ -105,15 +113,11 @@ class Loan:
         if self.request.disposable:
             return "replace", "destructive"
         change = self.compute.change()
-        return ("clean", "nothing was written") if change is None else ("replace", change)
+        if change is None:
+            return "clean", "nothing was written"
+        refusal = self.compute.rewind()
+        return ("rewind", change) if refusal is None else ("replace", refusal)
 
-    def _give_back(self, compute: Compute, *, clean: bool) -> None:
-        self.pool.give_back(compute, reusable=clean, disposable=self.request.disposable)
-
-
-def _cut_off(compute: Compute) -> tuple[int, str | None]:
-    """End a branch's connections: how many there were, and why the branch must not be used again, if so."""
-    try:
-        return compute.end_connections(), None
-    except BranchError as error:
-        return 0, str(error)
+    def _give_back(self, compute: Compute, ending: Ending) -> None:
+        reusable = ending in ("clean", "rewind")
+        self.pool.give_back(compute, reusable=reusable, disposable=self.request.disposable)

@@ -24,7 +24,10 @@ class Compute(Protocol):
         """The same place and database, as a superuser."""
 
     def mark(self) -> None:
-        """Remember the present state as the one that a lease begins in."""
+        """Begin a lease: remember the present state as the one it begins in.
+
+        Raises BranchError when that is not the state of the branch's fork point any more.
+        """
 
     def end_connections(self, *, but: frozenset[int] = frozenset()) -> int:
         """End every client connection but our own and those served by the processes ``but``; wait until they are gone.
@@ -37,6 +40,13 @@ class Compute(Protocol):
         """Why the branch is not in the marked state any more; None when that is certain to be the case.
 
         Needs that no client is connected. A server that died is a reason, not an exception.
+        """
+
+    def rewind(self) -> str | None:
+        """Undo everything since the branch was made, in place; ends all client connections.
+
+        None: it is in the state of its fork point again, byte for byte, and that is the marked state. Else the reason
+        why this cannot be done or cannot be proven; then it must not be used any more.
         """
 
     def fork_point(self) -> ForkPoint:

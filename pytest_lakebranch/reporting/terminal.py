@@ -55,7 +55,8 @@ def _flat(answers: Iterable[object]) -> list[str]:
 
 def summary_lines(summary: Summary) -> list[str]:
     """The summary as lines of text."""
-    lines = [_base_line(summary), _leases_line(summary.leases), _waited_line(summary.leases)]
+    lines = [_base_line(summary), _leases_line(summary.leases), *_reason_lines(summary.leases)]
+    lines += [_waited_line(summary.leases)]
     lines += [_connections_line(summary.leases), *(f"left behind: {what}" for what in summary.left_behind)]
     return [line for line in lines if line]
 
@@ -85,6 +86,13 @@ def _leases_line(leases: Sequence[Lease]) -> str:
     text = f"leases of tests: {sum(endings.values())}" + (f" ({', '.join(parts)})" if parts else "")
     text += f", of these {reasons['destructive']} destructive" if reasons else ""
     return text + "".join(f"; {_many(count, purpose)}" for purpose, count in sorted(others.items()))
+
+
+def _reason_lines(leases: Sequence[Lease]) -> list[str]:
+    """Why branches of tests were replaced, the most frequent reasons first."""
+    ends = [lease.end for lease in leases if lease.end and lease.purpose == "test"]
+    reasons = Counter(end.reason for end in ends if end.ending == "replace" and end.reason != "destructive")
+    return [f"  {count} replaced: {reason.splitlines()[0]}" for reason, count in reasons.most_common(NAMED)]
 
 
 def _waited_line(leases: Sequence[Lease]) -> str:

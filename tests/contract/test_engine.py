@@ -88,16 +88,27 @@ def test_a_branch_that_was_only_read_is_used_again(engine: Engine) -> None:
     assert second.lease != first.lease
 
 
-def test_a_branch_that_was_written_to_is_replaced(engine: Engine) -> None:
-    """The next lease sees nothing of what was written, and the end says how much that was."""
+def test_a_branch_that_was_written_to_is_rewound(engine: Engine) -> None:
+    """The next lease has the same branch and sees nothing of what was written; the end says how much that was."""
     first = engine.lease(request(engine))
     execute(first, "CREATE TABLE t (x int)")
     end = engine.release(first.lease)
-    assert end.ending == "replace"
+    assert end.ending == "rewind"
     assert "WAL" in end.reason
     second = engine.lease(request(engine))
-    assert second.branch != first.branch
+    assert second.branch == first.branch
     assert execute(second, "SELECT to_regclass('t')") == [(None,)]
+
+
+def test_a_branch_that_cannot_be_rewound_is_replaced(engine: Engine) -> None:
+    """The next lease has another branch, and the end says why."""
+    first = engine.lease(request(engine))
+    execute(first, "ALTER SYSTEM SET work_mem = '1MB'")
+    end = engine.release(first.lease)
+    assert (end.ending, end.reason) == ("replace", "configuration changed")
+    second = engine.lease(request(engine))
+    assert second.branch != first.branch
+    assert execute(second, "SHOW work_mem") == [("4MB",)]
 
 
 def test_a_connection_left_open_is_ended_and_counted(engine: Engine) -> None:
@@ -135,6 +146,10 @@ def test_reset_keeps_the_address(engine: Engine) -> None:
     again = engine.reset(grant.lease)
     assert again.endpoint == grant.endpoint
     assert execute(grant, "SELECT to_regclass('t')") == [(None,)]
+    execute(grant, "ALTER SYSTEM SET work_mem = '1MB'")  # which cannot be undone in place
+    assert engine.reset(grant.lease).endpoint == grant.endpoint
+    assert execute(grant, "SHOW work_mem") == [("4MB",)]
+    assert engine.release(grant.lease).ending == "clean"
 
 
 def test_a_disposable_branch_is_a_superusers_and_never_used_again(engine: Engine) -> None:

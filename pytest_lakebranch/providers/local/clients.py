@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 from dataclasses import dataclass, field
 
@@ -17,12 +18,16 @@ from pytest_lakebranch.providers.local.processes import (
     open_handles,
 )
 from pytest_lakebranch.providers.local.server import Server
+from pytest_lakebranch.state import SOCKET_NAME
 from pytest_lakebranch.waiting import Deadline, poll
 
 CLIENT_KINDS = frozenset({"client backend", "walsender", "parallel worker"})
 GRACE_SECONDS = 0.02
 """How long a process whose client has gone may take to notice."""
 END_SECONDS = 10.0
+QUEUES = 3
+"""How often clients that wait to be accepted are waited for: who connects in a loop would do so for ever."""
+QUEUE_SECONDS = 0.2
 KINDS = "select pid, backend_type from pg_stat_get_activity(null) where pid = any(%s)"
 ALL = "select pid from pg_stat_get_activity(null) where backend_type = any(%s) and pid <> pg_backend_pid()"
 """Not the view pg_stat_activity: it reads catalogs that a client may have locked."""
@@ -34,7 +39,17 @@ class Clients:
     """The clients of one server. ``_others`` are its processes that serve none; they live as long as the server."""
 
     server: Server
-    _others: set[int] = field(default_factory=set)
+    _others: dict[int, str] = field(default_factory=dict)
+
+    @property
+    def others(self) -> set[int]:
+        """The processes that serve no client, as far as they were seen."""
+        return set(self._others)
+
+    @property
+    def other_kinds(self) -> set[str]:
+        """What these processes are, in the words of pg_stat_activity."""
+        return set(self._others.values())
 
     def present(self) -> set[int]:
         """Processes that serve a client other than us, or are about to: the server's statistics do not show a process
@@ -43,7 +58,7 @@ class Clients:
         if not LINUX:
             return {row[0] for row in self.server.query(ALL, list(CLIENT_KINDS))}
         control = self.server.control.info.backend_pid
-        pids = child_pids(self.server.pid) - self._others - {control}
+        pids = child_pids(self.server.pid) - self._others.keys() - {control}
         running = {pid for pid in pids if is_running(pid)}
         return self._serving(running) if running else running
 
@@ -55,12 +70,13 @@ class Clients:
 
     def _serving(self, pids: set[int]) -> set[int]:
         kinds: dict[int, str] = dict(self.server.query(KINDS, list(pids)))
-        others = {pid for pid, kind in kinds.items() if kind not in CLIENT_KINDS}
-        self._others |= others
-        return pids - others
+        self._others |= {pid: kind for pid, kind in kinds.items() if kind not in CLIENT_KINDS}
+        return pids - self._others.keys()
 
-    def end(self, but: frozenset[int] = frozenset()) -> int:
+    def end(self, but: frozenset[int] = frozenset(), *, queued: bool = True) -> int:
         """End all of them but ``but`` and wait until they are gone; how many did not go by themselves in time.
+
+        With ``queued`` also those who wait for the postmaster to accept them.
 
         Raises BranchError when some are still there, or come anew, after ten seconds.
         """
@@ -68,11 +84,29 @@ class Clients:
             return self._end_by_query(but)
         ended: set[int] = set()
         deadline = Deadline(END_SECONDS)
-        while pids := self.present() - but:
+        queues = 0
+        while (pids := self.present() - but) or (queued and queues < QUEUES and self._await_queue()):
             if deadline.passed:
                 raise self._stubborn(pids)
             ended |= self._end_these(pids)
+            queues += not pids
         return len(ended)
+
+    def _await_queue(self) -> bool:
+        """Whether clients had connected whom the postmaster had not yet seen; if so, wait until it has.
+
+        They would be served when everybody thinks that the lease is over. A stopped postmaster sees nobody.
+        """
+        if not self._queue():
+            return False
+        poll(lambda: None if self._queue() else True, deadline=Deadline(QUEUE_SECONDS), every=0.0002)
+        return True
+
+    def _queue(self) -> bool:
+        """Whether a connection to our socket waits to be accepted: it has no inode yet (unix_seq_show, af_unix.c)."""
+        path = b" 0 " + os.fsencode(self.server.sockets / SOCKET_NAME)
+        with open("/proc/net/unix", "rb") as sockets:  # noqa: PTH123  (at the end of each lease)
+            return any(line.rstrip().endswith(path) for line in sockets)
 
     def _end_these(self, pids: set[int]) -> set[int]:
         handles = open_handles(pids)

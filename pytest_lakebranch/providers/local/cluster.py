@@ -10,6 +10,7 @@ from pytest_lakebranch.errors import BaseError, MachineError
 from pytest_lakebranch.postgres.binaries import Binaries
 from pytest_lakebranch.providers.local.disk import FULL_IN_LOG, disk_full
 from pytest_lakebranch.providers.local.launch import Launcher
+from pytest_lakebranch.providers.local.rewind import requirements
 from pytest_lakebranch.providers.local.server import SUPERUSER, Server
 
 BUILTIN = "C.UTF-8"
@@ -84,6 +85,17 @@ def create_role_and_database(server: Server, *, user: str, database: str) -> Non
         server.control.execute(sql.SQL("create database {} owner {}").format(name, owner))
     except psycopg.Error as error:
         raise BaseError(f"role {user!r} and database {database!r} could not be created: {error}") from error
+
+
+def add_what_rewinding_needs(server: Server, major: int) -> None:
+    """Extensions for us, in the maintenance database, where no user's dump or schema shows them.
+
+    A PostgreSQL that does not have them is as good, but that its branches cannot be rewound.
+    """
+    if major >= requirements.SINCE:
+        query = "select name::text from pg_available_extensions where name = any(%s)"
+        for (name,) in server.query(query, list(requirements.EXTENSIONS)):
+            server.control.execute(f"create extension {name}")
 
 
 def set_superuser(server: Server, user: str, *, superuser: bool) -> None:

@@ -12,6 +12,8 @@ from pytest_lakebranch.model import Endpoint, ForkPoint
 from pytest_lakebranch.providers.local import control_file
 from pytest_lakebranch.providers.local.clients import Clients
 from pytest_lakebranch.providers.local.freeze import PAGE_HEADER, Backup
+from pytest_lakebranch.providers.local.rewind.rewinder import Rewinder
+from pytest_lakebranch.providers.local.rewind.unproven import UnprovenError
 from pytest_lakebranch.providers.local.server import Server
 from pytest_lakebranch.providers.local.storage.base import Sealed
 
@@ -19,6 +21,8 @@ STATE = (
     "select pg_current_wal_insert_lsn()::text, (select count(*) from pg_get_replication_slots()), "
     "(select count(*) from pg_prepared_xact())"
 )
+LARGEST_LOG = 64 << 20
+"""Bytes of log from which a fresh branch is quicker than reading what was touched."""
 CONFIGURATION = ("postgresql.auto.conf", "postgresql.conf", "pg_hba.conf")
 
 
@@ -68,7 +72,9 @@ class LocalCompute:
         self._owner = owner
         self._endpoint = endpoint
         self._clients = Clients(server)
+        self._home: State | None = None
         self._mark: State | None = None
+        self._seen: State | None = None
         self._counted: State | None = None
         self._frozen: tuple[ForkPoint, State] | None = None
 
@@ -101,13 +107,28 @@ class LocalCompute:
             return
         if self.at.position is None:
             self.at.position = self._state_or_error().position
-        state = State(self.at.position, 0, 0, self._configuration(), self.at.tree.unlogged)
-        self._counted = state
-        self._frozen = (ForkPoint(self.at.key, str(self.at.data)), state)
+        self._is_home(self.at, self.at.position)
+
+    def _is_home(self, at: Sealed, position: int) -> None:
+        """Note that the branch is in its sealed state at this position of the log."""
+        unlogged = 0 if at.knowledge is None else len(at.knowledge.unlogged)
+        state = State(position, 0, 0, self._configuration(), unlogged)
+        self._home = self._mark = self._counted = state
+        self._frozen = (ForkPoint(at.key, str(at.data)), state)
 
     def mark(self) -> None:
-        """See Compute."""
-        self._mark = self._counted_state()
+        """See Compute. Where branches cannot be rewound, what was written meanwhile is part of the marked state."""
+        state = self._counted_state()
+        if self._can_be_rewound and self._home is not None and state != self._home:
+            reason = self.rewind()
+            if reason is not None:
+                raise BranchError(f"{self.name} was written to while nobody had it on lease: {reason}")
+        else:
+            self._mark = state
+
+    @property
+    def _can_be_rewound(self) -> bool:
+        return self.at is not None and self.at.knowledge is not None and self.at.knowledge.refusal is None
 
     def change(self) -> str | None:
         """See Compute."""
@@ -120,9 +141,34 @@ class LocalCompute:
         try:
             if self._clients.remain():
                 return "a client is connected"
-            return self._mark.difference(self._state())
+            self._seen = self._state()
+            return self._mark.difference(self._seen)
         except (psycopg.Error, OSError) as error:
             return f"server died: {self._last_words() or error}"
+
+    def rewind(self) -> str | None:
+        """See Compute."""
+        import psycopg
+
+        if self.at is None or self.at.knowledge is None or self._home is None:
+            return "only branches of a sealed state can be rewound"
+        try:
+            if self._configuration() != self._home.configuration:
+                return "configuration changed"
+            if self._seen is not None and self._seen.position - self._home.position > LARGEST_LOG:
+                return "more was written than is worth reading"
+            rewinder = Rewinder(self.server, self._clients, self.at, self.at.knowledge)
+            self._is_home(self.at, rewinder.rewind(self._home.position))
+        except (UnprovenError, BranchError, psycopg.Error, OSError) as error:
+            return self._refusal(error)
+        return None
+
+    def _refusal(self, error: Exception) -> str:
+        if not self.server.is_alive or (self.server.connection is not None and self.server.connection.closed):
+            return f"server died: {self._last_words()}"
+        if isinstance(error, UnprovenError | BranchError):
+            return str(error)
+        return f"rewinding failed: {str(error).splitlines()[0]}"
 
     def _last_words(self) -> str:
         lines = [line for line in self.server.log_tail(5).splitlines() if line.strip()]

@@ -29,7 +29,7 @@ from pytest_lakebranch.providers.local.disk import translated
 from pytest_lakebranch.providers.local.storage.base import Sealed, Storage
 from pytest_lakebranch.providers.local.storage.tree import scan
 
-FORMAT = 1
+FORMAT = 2
 """Version of what lies in a layer; another one counts as no layer."""
 MARK = "layer.json"
 

@@ -24,6 +24,7 @@ from pytest_lakebranch.providers.local.compute import LocalCompute
 from pytest_lakebranch.providers.local.disk import spread, translated
 from pytest_lakebranch.providers.local.freeze import Backup, freeze, recover
 from pytest_lakebranch.providers.local.places import Places
+from pytest_lakebranch.providers.local.rewind.knowledge import learn
 from pytest_lakebranch.providers.local.server import Server, server_command
 from pytest_lakebranch.providers.local.server_settings import flags
 from pytest_lakebranch.providers.local.storage.base import Place, Sealed, Storage
@@ -133,6 +134,7 @@ class LocalProvider:
                 if sealed is None:
                     names = {"user": self._settings.user, "database": self._settings.database}
                     cluster.create_role_and_database(server, **names)
+                    cluster.add_what_rewinding_needs(server, self._binaries.major)
                 cluster.set_superuser(server, self._settings.user, superuser=True)
             return self._registered(LocalCompute(self, server, at=None, endpoint=self._endpoint(server)))
 
@@ -194,6 +196,8 @@ class LocalProvider:
                 server = self._serve(name, place, caches=self._caches(sealed))
                 compute = LocalCompute(self, server, at=sealed, endpoint=self._endpoint(server))
                 with _stopped_on_failure(server):
+                    if sealed.knowledge is None:
+                        sealed.knowledge = learn(server, sealed)
                     compute.began()
                     self._describe(name, server, sealed)
         except BaseException:
@@ -326,6 +330,7 @@ class LocalProvider:
                 return
             self._forgotten.remove(sealed.key)
             self._sealed.pop(sealed.key, None)
+        sealed.close()
         self._places.forget(sealed)
         self._storage.remove(sealed.data.parent)
 
@@ -337,6 +342,7 @@ class LocalProvider:
         with self._lock:
             self._closed = True
             alive = list(self._alive)
+            sealed = list(self._sealed.values())
         failures: list[Exception] = []
         for compute in alive:
             with _gathered(failures):
@@ -346,6 +352,8 @@ class LocalProvider:
         for name in DIRECTORIES:
             with _gathered(failures):
                 self._remove_all(self._run_directory / name)
+        for one in sealed:
+            one.close()
         self._launcher.close()
         self._layers.close()
         if failures:

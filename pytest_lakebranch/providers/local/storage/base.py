@@ -5,17 +5,21 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from pytest_lakebranch.config import Rung
 from pytest_lakebranch.providers.local.launch import Overlay
 from pytest_lakebranch.providers.local.storage.tree import Tree
 
+if TYPE_CHECKING:
+    from pytest_lakebranch.providers.local.rewind.knowledge import Knowledge
+
 
 @dataclass(slots=True)
 class Sealed:
     """An immutable data directory of a cleanly stopped server, what lies in it, and what is learned of it later:
-    where the log of each server stands that is started on it, and its kept caches of the catalog.
+    where the log of each server stands that is started on it, its kept caches of the catalog, and what it takes to
+    rewind branches of it.
     """
 
     key: str
@@ -23,6 +27,12 @@ class Sealed:
     tree: Tree
     position: int | None = None
     caches: dict[str, bytes] | None = None
+    knowledge: Knowledge | None = None
+
+    def close(self) -> None:
+        """Close the files that are kept open for rewinding; they are opened again when wanted."""
+        if self.knowledge is not None:
+            self.knowledge.files.close()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,60 @@
+"""The gate: while it is closed, a server has no client, and gets none."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
+
+from pytest_lakebranch.processes import stat_fields
+from pytest_lakebranch.providers.local.clients import Clients
+from pytest_lakebranch.providers.local.processes import child_pids
+from pytest_lakebranch.providers.local.rewind.unproven import UnprovenError
+from pytest_lakebranch.providers.local.server import Server
+from pytest_lakebranch.waiting import Deadline
+
+STOP_SECONDS = 2.0
+AUXILIARY = frozenset({"checkpointer", "background writer", "walwriter", "walsummarizer", "archiver"})
+"""Processes that write nothing of their own to databases (backend_type of pg_stat_activity)."""
+EXIT_CODE = 49
+"""Of /proc/PID/stat, counted from the state letter: how a zombie ended, as wait(2) says it (proc(5), field 52)."""
+GOOD_ENDS = frozenset({"0", "256"})
+"""Exit statuses 0 and 1: anything else is a crash to a postmaster (CleanupBackend, postmaster.c)."""
+
+
+@contextlib.contextmanager
+def closed(server: Server, clients: Clients) -> Iterator[None]:
+    """Stop the postmaster and end its clients, those included that it has just begun to start.
+
+    ``pg_stat_activity`` does not show a process that has just been forked; only a stopped postmaster forks none.
+    Whatever happens inside, the postmaster goes on afterwards. Raises UnprovenError and BranchError.
+    """
+    try:
+        _stop(server.pid)
+        clients.end(queued=False)
+        _check_processes(server, clients)
+        yield
+    finally:
+        server.process.send_signal(signal.SIGCONT)
+
+
+def _stop(pid: int) -> None:
+    os.kill(pid, signal.SIGSTOP)
+    deadline = Deadline(STOP_SECONDS)
+    while (fields := stat_fields(pid)) and fields[0] not in "Tt":
+        if deadline.passed:
+            raise UnprovenError("the postmaster could not be stopped")
+        os.sched_yield()
+    if not fields:
+        raise UnprovenError("server died")
+
+
+def _check_processes(server: Server, clients: Clients) -> None:
+    """Raise UnprovenError when a process of the server may have written what the log does not tell, or crashed."""
+    if not clients.other_kinds <= AUXILIARY:
+        raise UnprovenError("an extension's background process is running")
+    for pid in child_pids(server.pid) - clients.others - {server.control.info.backend_pid}:
+        fields = stat_fields(pid)
+        if fields and fields[EXIT_CODE] not in GOOD_ENDS:
+            raise UnprovenError("server died: one of its processes crashed")

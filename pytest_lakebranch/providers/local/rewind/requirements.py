@@ -1,0 +1,40 @@
+"""What a server must be like for rewinding to be sound: its settings, and two extensions."""
+
+from __future__ import annotations
+
+from pytest_lakebranch.processes import LINUX
+from pytest_lakebranch.providers.local.rewind.unproven import UnprovenError
+from pytest_lakebranch.providers.local.server import Server
+
+SINCE = 18
+"""The first version with pg_buffercache_evict_all() and a flushing pg_logical_emit_message()."""
+EXTENSIONS = ("pg_walinspect", "pg_buffercache")
+FUNCTIONS = ("pg_get_wal_block_info(pg_lsn,pg_lsn,boolean)", "pg_buffercache_evict_all()")
+REQUIRED: dict[str, tuple[str, ...]] = {
+    "wal_level": ("replica", "logical"),  # less does not log enough to know what was touched
+    "wal_log_hints": ("on",),  # else a page changes without moving the log (XLogSaveBufferForHint, xloginsert.c)
+    "restart_after_crash": ("off",),  # recovery would redo what was undone
+    "autovacuum": ("off",),  # it would write at any time
+    "fsync": ("off",),  # the checkpointer would look for files that were removed (ProcessSyncRequests, sync.c)
+    "bgwriter_lru_maxpages": ("0",),  # else it keeps files open that were replaced
+    "io_method": ("sync",),  # so do the processes of the other methods
+    "max_logical_replication_workers": ("0",),  # they write at any time
+    "shared_preload_libraries": ("", "auto_explain"),  # what others keep in memory is not put back
+}
+"""Settings, and the values with which the proof holds. The user's own settings win over ours, and may differ."""
+SETTINGS = "select " + ", ".join(f"current_setting('{name}', true)" for name in REQUIRED)
+FOUND = "select " + " and ".join(f"to_regprocedure('{name}') is not null" for name in FUNCTIONS)
+
+
+def check(server: Server) -> None:
+    """Raise UnprovenError when branches of this server cannot be rewound at all."""
+    if not LINUX:
+        raise UnprovenError("rewinding needs Linux")
+    major = server.control.info.server_version // 10000
+    if major < SINCE:
+        raise UnprovenError(f"PostgreSQL {major} cannot be rewound ({SINCE} can)")
+    if not server.query(FOUND)[0][0]:
+        raise UnprovenError(f"this PostgreSQL has no {' or no '.join(EXTENSIONS)} (contrib): rewinding needs both")
+    for (name, allowed), value in zip(REQUIRED.items(), server.query(SETTINGS)[0], strict=True):
+        if value not in allowed:
+            raise UnprovenError(f"{name}={value} cannot be rewound")

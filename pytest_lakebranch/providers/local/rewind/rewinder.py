@@ -1,0 +1,96 @@
+"""The order of the checks, and of the work. See REWIND in the design: each line here answers a hazard there."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from pytest_lakebranch.providers.local.clients import Clients
+from pytest_lakebranch.providers.local.rewind import buffers, gate, wal
+from pytest_lakebranch.providers.local.rewind.files import Files
+from pytest_lakebranch.providers.local.rewind.knowledge import Knowledge
+from pytest_lakebranch.providers.local.rewind.manifest import folder_of
+from pytest_lakebranch.providers.local.rewind.unproven import UnprovenError
+from pytest_lakebranch.providers.local.rewind.wal import Touched
+from pytest_lakebranch.providers.local.server import Server
+from pytest_lakebranch.providers.local.storage.base import Sealed
+
+LARGEST_WHOLE = 64 << 20
+"""Bytes of relations that have to be copied as a whole from which a fresh branch is quicker."""
+
+
+@dataclass(slots=True)
+class Rewinder:
+    """Puts one branch back. Raises UnprovenError, OSError, psycopg.Error or BranchError; the branch is useless then."""
+
+    server: Server
+    clients: Clients
+    sealed: Sealed
+    knowledge: Knowledge
+
+    def rewind(self, since: int) -> int:
+        """Undo everything since a log position at which the branch was in its sealed state; where the log stands then.
+
+        All clients are ended. No client can have connected between the undoing and that position.
+        """
+        if self.knowledge.refusal is not None:
+            raise UnprovenError(self.knowledge.refusal)
+        if not self.server.is_alive:
+            raise UnprovenError("server died")
+        with gate.closed(self.server, self.clients):
+            touched = self._touched(since)
+            position = self._undo(touched)
+        if self.server.connection is None:
+            self.server.open_control()
+        return position
+
+    def _touched(self, since: int) -> Touched:
+        """What is to be undone; first a look at what the log does not tell."""
+        if os.listdir(f"{self.server.data}/pg_tblspc"):  # noqa: PTH208  (on every rewind)
+            raise UnprovenError("a tablespace was made")
+        return wal.read(self.server, since, self.knowledge)
+
+    def _undo(self, touched: Touched) -> int:
+        files = Files(str(self.server.data), self.knowledge.files, self.knowledge.manifest)
+        self._check_size(touched)
+        if touched.files or any(map(files.has_outgrown, touched.blocks)):
+            return self._undo_ddl(touched, files)
+        position = buffers.evict(self.server, {*touched.blocks, *self.knowledge.unlogged})
+        self._put_back(touched, files)
+        return position
+
+    def _undo_ddl(self, touched: Touched, files: Files) -> int:
+        """The control connection goes too: it remembers a catalog that will not have been."""
+        self.server.control.execute("checkpoint")  # carries out what waits to be unlinked before it comes back
+        position = buffers.evict_all(self.server)
+        self.server.close_connection()
+        files.put_back_folders(self._folders(touched), self.sealed.caches or {}, sizes=touched.whole)
+        self._put_back(touched, files)
+        return position
+
+    def _folders(self, touched: Touched) -> set[str]:
+        """Directories that may have other files than they had."""
+        if touched.whole:  # a truncated relation may not have been touched otherwise
+            return set(self.knowledge.manifest.folders)
+        databases = {0, *self.knowledge.catalogs, *(database for database, _ in touched.blocks)}
+        return set(map(folder_of, databases))
+
+    def _put_back(self, touched: Touched, files: Files) -> None:
+        for relation, blocks in touched.blocks.items():
+            if not self.knowledge.manifest.forks(relation):
+                continue  # it was made since, and removed with its directory or in it
+            if touched.whole:
+                files.put_back_fork(relation, "")
+            else:
+                files.put_back_blocks(relation, blocks)
+            for fork in ("_fsm", "_vm"):  # neither is wholly in the log
+                files.put_back_fork(relation, fork)
+        for relation in self.knowledge.unlogged:
+            for fork in ("", "_fsm", "_vm", "_init"):
+                files.put_back_fork(relation, fork)
+
+    def _check_size(self, touched: Touched) -> None:
+        whole = {*self.knowledge.unlogged, *(touched.blocks if touched.whole else ())}
+        size = sum(sum(sizes) for relation in whole for sizes in self.knowledge.manifest.forks(relation).values())
+        if size > LARGEST_WHOLE:
+            raise UnprovenError("too much would have to be copied as a whole")

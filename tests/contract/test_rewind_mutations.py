@@ -1,0 +1,221 @@
+"""Would the proof notice? Each hazard's answer is taken out in turn, and the random leases must find it.
+
+The faults are planted here, into the code under test; the product has no switch for them. Slow: run by ``make soak``.
+Not here, because files and answers are right without them: H6 (a control connection that remembers too much), H14 and
+H15 (a race); they have directed tests.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from local_rigs import Rig, rig
+from rewind_rigs import Oracle, answers, end_lease, rewind_base
+from rewind_work import DDL, DML, ELSEWHERE, RUINOUS, Deed, Work, do
+
+from pytest_lakebranch.errors import LakebranchError
+from pytest_lakebranch.providers.local.compute import LocalCompute
+from pytest_lakebranch.providers.local.rewind import buffers, files, knowledge, rewinder, wal
+
+pytestmark = [
+    pytest.mark.skipif("SOAK_LEASES" not in os.environ, reason="long: make soak"),
+    pytest.mark.filterwarnings("ignore"),
+]
+BUDGET = 400
+Patch = pytest.MonkeyPatch
+
+
+def forget_blocks(patch: Patch, keep: Callable[[tuple[int, int], list[int]], list[int]]) -> None:
+    """Read the log, and leave out some of the blocks it names."""
+    read = wal.read
+
+    def read_less(*args: Any) -> wal.Touched:
+        touched = read(*args)
+        return replace(touched, blocks={rel: keep(rel, blocks) for rel, blocks in touched.blocks.items()})
+
+    patch.setattr(wal, "read", read_less)
+
+
+def without_fork(patch: Patch, *forks: str) -> None:
+    """Never put these forks back."""
+    put_back = files.Files.put_back_fork
+    patch.setattr(
+        files.Files, "put_back_fork", lambda self, rel, fork: None if fork in forks else put_back(self, rel, fork)
+    )
+
+
+def h1(patch: Patch) -> None:
+    """Blocks that only hints touched are left out."""
+    patch.setattr(
+        wal, "READ", wal.READ.replace("false) group by", "false) where record_type <> 'FPI_FOR_HINT' group by")
+    )
+
+
+def h2(patch: Patch) -> None:
+    """Block 0 is put back only when it is named."""
+    runs = files._runs
+
+    def but_zero(blocks: list[int], size: int) -> Iterator[tuple[int, int]]:
+        return runs(blocks[1:] if blocks[:1] == [0] else blocks, size)
+
+    patch.setattr(files, "_runs", but_zero)
+
+
+def h3(patch: Patch) -> None:
+    """Unlogged relations are forgotten."""
+    learn = knowledge.learn
+    patch.setattr("pytest_lakebranch.providers.local.provider.learn", lambda *args: replace(learn(*args), unlogged=()))
+
+
+def h4(patch: Patch) -> None:
+    """Init forks are not put back."""
+    segment = files.Files._segment
+    patch.setattr(files.Files, "_segment", lambda self, path, *rest: "_init" in path or segment(self, path, *rest))
+
+
+def h5(patch: Patch) -> None:
+    """The maps of catalogs stay."""
+    segment = files.Files._segment
+    patch.setattr(files.Files, "_segment", lambda self, path, *rest: files.MAPS in path or segment(self, path, *rest))
+
+
+def h8(patch: Patch) -> None:
+    """What moved the log without a transaction counts as nothing."""
+    forget_blocks(patch, lambda rel, blocks: blocks)
+    patch.setattr(
+        wal, "READ", wal.READ.replace("false) group by", "false) where record_type !~ 'VISIBLE|INPLACE|PRUNE' group by")
+    )
+
+
+def h9(patch: Patch) -> None:
+    """The configuration is not looked at."""
+    patch.setattr(LocalCompute, "_configuration", lambda self: ())
+
+
+def h10(patch: Patch) -> None:
+    """Cut files count as ordinary ones."""
+    read = wal.read
+    patch.setattr(wal, "read", lambda *args: replace(read(*args), whole=False))
+
+
+def h11(patch: Patch) -> None:
+    """Databases that were made stay."""
+    patch.setattr(files.Files, "_remove_databases", lambda self: None)
+
+
+def h12(patch: Patch) -> None:
+    """Nobody looks whether a database is missing."""
+    remove = files.Files._remove_databases
+
+    def leniently(self: files.Files) -> None:
+        with suppress(rewinder.UnprovenError):
+            remove(self)
+
+    patch.setattr(files.Files, "_remove_databases", leniently)
+    patch.setattr(wal, "_check_dropped", lambda *args: None)
+
+
+def h17(patch: Patch) -> None:
+    """What is in memory stays there."""
+    patch.setattr(buffers, "EVICT", "select 0, pg_current_wal_insert_lsn()::text where (%s || %s) <> ''")
+
+
+def h19(patch: Patch) -> None:
+    """Files keep what they grew by."""
+    patch.setattr(files.os, "ftruncate", lambda *args: None)
+
+
+def h21(patch: Patch) -> None:
+    """Visibility maps are not put back."""
+    without_fork(patch, "_vm")
+
+
+def free_space(patch: Patch) -> None:
+    """Free space maps are not put back."""
+    without_fork(patch, "_fsm")
+
+
+def last_block(patch: Patch) -> None:
+    """The last block that a relation's records name is forgotten."""
+    forget_blocks(patch, lambda rel, blocks: blocks[:-1])
+
+
+def checkpoint(patch: Patch) -> None:
+    """Structure is put back without the catalog's caches being dropped from disk."""
+    patch.setattr(files.Files, "_put_back_cache", lambda *args: None)
+
+
+@dataclass
+class Hunt:
+    """Random leases until one is noticed."""
+
+    made: Rig
+    chance: random.Random
+
+    def leases(self) -> int | None:
+        """How many leases it took; None when the budget did not do."""
+        at = rewind_base(self.made)
+        compute = self.made.start("b", at)
+        known = answers(compute)
+        compute = self._replaced(compute)
+        oracle = Oracle(compute)
+        for number in range(1, BUDGET + 1):
+            ending = "none"
+            try:
+                ending, _ = do(compute, self._work(), end_lease)
+                if ending != "replace" and (answers(compute) != known or oracle.differences()):
+                    return number
+                compute.mark()
+            except (AssertionError, LakebranchError, psycopg.Error):
+                if ending != "replace":
+                    return number
+            if ending == "replace":
+                compute = self._replaced(compute)
+                oracle = Oracle(compute)
+        return None
+
+    def _replaced(self, compute: LocalCompute) -> LocalCompute:
+        compute.discard(disposable=True)
+        return self.made.start("b", rewind_base(self.made))
+
+    def _work(self) -> Work:
+        kinds = self.chance.choice([[DML], [DML, DML, DDL], [DDL, ELSEWHERE, DML, DDL, DDL, RUINOUS]])
+        return Work(tuple(self._deed(self.chance.choice(kinds)) for _ in range(self.chance.randrange(1, 7))))
+
+    def _deed(self, kind: tuple[str, ...]) -> Deed:
+        chance = self.chance
+        numbers = {"k": chance.randrange(8), "n": chance.randrange(1, 10**6), "m": chance.randrange(1, 1500)}
+        return Deed(
+            chance.randrange(3), chance.choice(kind).format(**numbers), chance.choice(["", "commit", "rollback"])
+        )
+
+
+@contextmanager
+def private_rig(home: Path) -> Iterator[Rig]:
+    """A provider with a state directory of its own: a fault may ruin what is shared."""
+    with suppress(AssertionError), rig(home, check=False) as made:
+        yield made
+    shutil.rmtree(home, ignore_errors=True)
+
+
+FAULTS = (h1, h2, h3, h4, h5, h8, h9, h10, h11, h12, h17, h19, h21, free_space, last_block, checkpoint)
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
+def test_planted_fault_is_found(fault: Callable[[Patch], None], shared_home: Path, monkeypatch: Patch) -> None:
+    """Within the budget of leases."""
+    with private_rig(shared_home / f"mutation-{fault.__name__}") as made:
+        rewind_base(made)
+        fault(monkeypatch)
+        found = Hunt(made, random.Random(1)).leases()
+    print(f"\n{fault.__name__:12} {fault.__doc__:70} found after {found} leases")
+    assert found is not None

@@ -1,0 +1,114 @@
+"""What rewinding promises: after any work of any clients, a rewound branch is the sealed one, byte for byte.
+
+SOAK_LEASES sets how many leases there are (``make soak``: 5,000), SOAK_SEED which ones.
+A failing example is printed as a list of leases that can be pasted into ``@example``.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import HealthCheck, given, note, seed, settings, strategies as st
+from local_rigs import Rig, rig
+from rewind_rigs import Oracle, answers, end_lease, rewind_base
+from rewind_work import Work, do, works
+
+from pytest_lakebranch.model import ForkPoint
+from pytest_lakebranch.providers.local.compute import LocalCompute
+
+pytest_plugins = ["local_fixtures"]
+
+LEASES = int(OF_SOAK) if (OF_SOAK := os.environ.get("SOAK_LEASES")) else 60
+SEED = int(os.environ.get("SOAK_SEED", "1"))
+PER_EXAMPLE = 6
+SETTINGS = {
+    "plain": (),
+    "generous": (
+        *("wal_level=logical", "max_wal_senders=5", "max_replication_slots=5", "max_prepared_transactions=5"),
+        "full_page_writes=on",
+    ),
+}
+ALLOWED = re.compile(
+    "configuration changed|a database of the base was dropped|a tablespace was (made|used)|server died.*"
+    "|a prepared transaction was left|a replication slot was left"
+    r"|the log has records of a kind that cannot be undone \((Tablespace|ReplicationOrigin|Database)/\w+\)",
+    re.DOTALL,
+)
+"""Reasons for a replacement that the work of this test may lead to."""
+
+
+class Run:
+    """Leases one after the other, on one branch as long as it can be rewound."""
+
+    def __init__(self, made: Rig, at: ForkPoint) -> None:
+        self.made = made
+        self.at = at
+        self.ends: Counter[str] = Counter()
+        self.began = time.monotonic()
+        self.known = self._known()
+
+    def _known(self) -> list[str]:
+        compute = self.made.start("known", self.at)
+        found = answers(compute)
+        compute.discard()
+        assert not [answer for answer in found if "ERROR" in answer]
+        return found
+
+    def example(self, leases: list[Work], *, look_first: bool) -> None:
+        """A branch, and leases of it; each must leave it as it was sealed, or be replaced for a reason that may be."""
+        compute = self._fresh()
+        oracle = Oracle(compute)
+        try:
+            for number, work in enumerate(leases):
+                ending, reason = do(compute, work, end_lease)
+                self.ends[f"{ending}: {reason.split(':')[0]}" if ending == "replace" else ending] += 1
+                note(f"lease {number} ended in {ending}: {reason}")
+                if ending == "replace":
+                    assert ALLOWED.fullmatch(reason), reason
+                    compute.discard(disposable=True)
+                    compute = self._fresh()
+                    oracle = Oracle(compute)
+                else:
+                    self.check(compute, oracle, look_first=look_first)
+        finally:
+            compute.discard()
+
+    def _fresh(self) -> LocalCompute:
+        return self.made.start(f"b{sum(self.ends.values())}", self.at)
+
+    def check(self, compute: LocalCompute, oracle: Oracle, *, look_first: bool) -> None:
+        """What is in memory is asked before the files are compared, or only read from them."""
+        seen = answers(compute) if look_first else None
+        assert oracle.differences() == []
+        assert (seen or answers(compute)) == self.known
+        compute.mark()
+
+
+@pytest.fixture(scope="module", params=SETTINGS)
+def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, shared_home) -> Iterator[Run]:
+    """Leases in a state directory in memory, with our settings and with those that a user may have."""
+    chosen = SETTINGS[request.param]
+    with rig(shared_home, **({"settings": chosen} if chosen else {})) as made:
+        yield (ran := Run(made, rewind_base(made)))
+    took = time.monotonic() - ran.began
+    print(f"\n{request.param}, seed {SEED}: {sum(ran.ends.values())} leases in {took:.0f} s: {dict(ran.ends)}")
+
+
+@seed(SEED)
+@settings(
+    max_examples=max(1, LEASES // PER_EXAMPLE // len(SETTINGS)),
+    deadline=None,
+    database=None,
+    print_blob=True,
+    suppress_health_check=list(HealthCheck),
+)
+@given(leases=st.lists(works(), min_size=PER_EXAMPLE, max_size=PER_EXAMPLE), look_first=st.booleans())
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_any_work_is_undone(run: Run, leases: list[Work], look_first: bool) -> None:
+    """Whatever several clients did, however they ended, nothing of it is left."""
+    run.example(leases, look_first=look_first)
