@@ -72,7 +72,11 @@ class Engine:
         waited = time.monotonic() - began
         lease = f"l{next(self._numbers)}"
         record = _record(lease, compute.name, request, parent=parent, waited=waited)
-        loan = Loan(lease, request, pool, compute, Address(self._addresses / lease), record)
+        try:
+            loan = Loan(lease, request, pool, compute, Address(self._addresses / lease), record)
+        except OSError as error:
+            pool.give_back(compute, reusable=False)
+            raise BranchError(f"branch {compute.name} cannot be given an address: {error}") from error
         with self._lock:
             self._loans[lease] = loan
         self._ledger.enter(
