@@ -133,9 +133,9 @@ DDL = (
     "do $$ begin for i in 1..20 loop execute 'create table l{n}_' || i || '(id int)'; end loop; end $$",
 )
 RUINOUS = (
-    "alter system set work_mem = '{m}kB'",
+    "!alter system set work_mem = '{m}kB'",
     "!drop database if exists other",
-    "create tablespace ts{n} location '/nowhere'",
+    "!drop database if exists app with (force)",
     "prepare transaction 'p{n}'",
     "select pg_create_physical_replication_slot('s{n}', true)",
     "select pg_create_logical_replication_slot('l{n}', 'test_decoding')",
@@ -176,7 +176,7 @@ def statements(*, light: bool = False) -> st.SearchStrategy[str]:
     kinds = [DML, DML, DML] if light else [DML] * 5 + [DDL] * 3 + [ELSEWHERE]
     pattern = st.sampled_from(kinds).flatmap(st.sampled_from)
     if not light:
-        pattern = st.integers(0, 39).flatmap(lambda dice: st.sampled_from(RUINOUS) if dice == 39 else pattern_of(kinds))
+        pattern = st.integers(0, 29).flatmap(lambda dice: st.sampled_from(RUINOUS) if dice == 17 else pattern_of(kinds))
     return st.builds(_statement, pattern, st.integers(0, 7), st.integers(1, 10**6), st.integers(1, 1500))
 
 

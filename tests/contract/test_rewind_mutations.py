@@ -1,8 +1,8 @@
 """Would the proof notice? Each hazard's answer is taken out in turn, and the random leases must find it.
 
 The faults are planted here, into the code under test; the product has no switch for them. Slow: run by ``make soak``.
-Not here, because files and answers are right without them: H6 (a control connection that remembers too much), H14 and
-H15 (a race); they have directed tests.
+Not here, because files and answers are right without them: H6 (a control connection that remembers too much), H12
+(a missing directory is an error anyway), H14 and H15 (a race); they have directed tests.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from rewind_work import DDL, DML, ELSEWHERE, RUINOUS, Deed, Work, do
 
 from pytest_lakebranch.errors import LakebranchError
 from pytest_lakebranch.providers.local.compute import LocalCompute
-from pytest_lakebranch.providers.local.rewind import buffers, files, knowledge, rewinder, wal
+from pytest_lakebranch.providers.local.rewind import buffers, files, knowledge, wal
 
 pytestmark = [
     pytest.mark.skipif("SOAK_LEASES" not in os.environ, reason="long: make soak"),
@@ -112,18 +112,6 @@ def h11(patch: Patch) -> None:
     patch.setattr(files.Files, "_remove_databases", lambda self: None)
 
 
-def h12(patch: Patch) -> None:
-    """Nobody looks whether a database is missing."""
-    remove = files.Files._remove_databases
-
-    def leniently(self: files.Files) -> None:
-        with suppress(rewinder.UnprovenError):
-            remove(self)
-
-    patch.setattr(files.Files, "_remove_databases", leniently)
-    patch.setattr(wal, "_check_dropped", lambda *args: None)
-
-
 def h17(patch: Patch) -> None:
     """What is in memory stays there."""
     patch.setattr(buffers, "EVICT", "select 0, pg_current_wal_insert_lsn()::text where (%s || %s) <> ''")
@@ -207,7 +195,7 @@ def private_rig(home: Path) -> Iterator[Rig]:
     shutil.rmtree(home, ignore_errors=True)
 
 
-FAULTS = (h1, h2, h3, h4, h5, h8, h9, h10, h11, h12, h17, h19, h21, free_space, last_block, checkpoint)
+FAULTS = (h1, h2, h3, h4, h5, h8, h9, h10, h11, h17, h19, h21, free_space, last_block, checkpoint)
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
