@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+# A shell that starts tests in the background has them ignore SIGINT, and so would every program that they interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOM = 4 << 30
 OF_OURS = ("PG", "LAKEBRANCH_", "PYTEST_XDIST_", "PYTEST_ADDOPTS", "DATABASE_URL", "GITHUB_")
