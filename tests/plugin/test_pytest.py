@@ -63,7 +63,7 @@ def test_last_failed(project: Project) -> None:
     project.run().assert_outcomes(passed=4, failed=2)
     result = project.run("--lf")
     result.assert_outcomes(failed=2)
-    result.stdout.fnmatch_lines(["leases of tests: 2 (2 replace)"])
+    result.stdout.fnmatch_lines(["leases of tests: 2 (2 rewind)"])
 
 
 def test_without_the_plugin(project: Project) -> None:
