@@ -77,7 +77,7 @@ def test_the_record(project: Project, workers: str) -> None:
     tests = of_tests(report)
     assert {name: lease["end"]["ending"] for name, lease in tests.items() if name != "test_leave_open[<b>&']"} == {
         "test_read": "clean",
-        "test_write": "replace",
+        "test_write": "rewind",
         "test_fork": "clean",
         "test_destroy": "replace",
     }

@@ -59,7 +59,7 @@ def test_summary(project: Project, workers: str) -> None:
         [
             "*= lakebranch =*",
             "base * (PostgreSQL *, *)",
-            "leases of tests: 4 (2 clean, 2 replace), of these 1 destructive",
+            "leases of tests: 4 (2 clean, 1 replace, 1 rewind), of these 1 destructive",
             "waited for branches: * s in all, median * ms",
             "connections left open by tests, and ended: 2 (test_it.py::test_leave_open)",
         ]
@@ -90,7 +90,7 @@ def test_junit_properties(project: Project, workers: str) -> None:
     )
     assert [found[name]["lakebranch_ended"] for name in ("test_read", "test_write", "test_destroy")] == [
         "clean",
-        "replace",
+        "rewind",
         "replace",
     ]
     assert found["test_read"]["lakebranch_reason"] == "nothing was written"

@@ -44,7 +44,7 @@ def test_distributions(project: Project, options: str) -> None:
     )
     result = project.spawn(*options.split())
     result.assert_outcomes(passed=8)
-    result.stdout.fnmatch_lines(["leases of tests: 8 (8 replace)"])
+    result.stdout.fnmatch_lines(["leases of tests: 8 (8 rewind)"])
 
 
 def test_worker_crash(project: Project) -> None:
