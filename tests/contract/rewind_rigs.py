@@ -91,6 +91,7 @@ QUESTIONS = (
     "select string_agg(name || setting, ' ' order by name) from pg_settings "
     "where source not in ('default', 'client', 'session') and setting !~ '/'",
 )
+CONFIGURATION = ("postgresql.auto.conf", "postgresql.conf", "pg_hba.conf", "pg_ident.conf")
 SKIPPED = ("pg_control", "pg_internal.init", "lakebranch.init")
 
 
@@ -127,7 +128,7 @@ class Oracle:
         return self.compute.at
 
     def differences(self) -> list[str]:
-        """Names of files of databases that are not what they were when they were sealed."""
+        """Names of files of databases and of configuration that are not what they were when they were sealed."""
         with connect(self.compute.server.endpoint("postgres"), autocommit=True) as session:
             session.execute("checkpoint")
             session.execute("select pg_buffercache_evict_all()")
@@ -136,7 +137,8 @@ class Oracle:
             roots = [Path(self.sealed.data, folder), Path(self.compute.data, folder)]
             names = set().union(*(_files(root) for root in roots))
             found += [f"{folder}/{name}" for name in sorted(names) if not self._is_same(*(r / name for r in roots))]
-        return found
+        roots = [self.sealed.data, self.compute.data]
+        return found + [name for name in CONFIGURATION if not self._is_same(*(root / name for root in roots))]
 
     def _is_same(self, sealed: Path, branch: Path) -> bool:
         try:

@@ -23,7 +23,7 @@ STATE = (
 )
 LARGEST_LOG = 64 << 20
 """Bytes of log from which a fresh branch is quicker than reading what was touched."""
-CONFIGURATION = ("postgresql.auto.conf", "postgresql.conf", "pg_hba.conf")
+CONFIGURATION = ("postgresql.auto.conf", "postgresql.conf", "pg_hba.conf", "pg_ident.conf")
 
 
 class Owner(Protocol):
