@@ -17,6 +17,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 ROOM = 4 << 30
 OF_OURS = ("PG", "LAKEBRANCH_", "PYTEST_XDIST_", "PYTEST_ADDOPTS", "DATABASE_URL", "GITHUB_")
+OF_CI = ("CI", "BUILD_NUMBER")
+"""Where these are set pytest repeats whole messages in its summary, and the tests count messages."""
 
 
 @pytest.fixture(scope="session")
@@ -35,6 +37,6 @@ def shared_home() -> Iterator[Path]:
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch, shared_home: Path) -> None:
     """No variable of the run around a test reaches what the test starts."""
-    for name in [name for name in os.environ if name.startswith(OF_OURS)]:
+    for name in [name for name in os.environ if name.startswith(OF_OURS) or name in OF_CI]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("LAKEBRANCH_HOME", str(shared_home))
