@@ -44,19 +44,19 @@ class TestLease:
             self._open_own(ends)
             return
         self._given = self._run.shared("run" if isolation == "run" else "worker")
-        ends.callback(self._run.lead_around)
+        ends.callback(self._run.application.lead_around)
         if isolation == "rollback":
-            self._run.refuse(f"pytest-lakebranch: {ROLLBACK_ONLY}", "Use another isolation for this test.")
+            self._run.application.refuse(f"pytest-lakebranch: {ROLLBACK_ONLY}", "Use another isolation for this test.")
         else:
-            self._run.lead_to(self._given)
+            self._run.application.lead_to(self._given)
 
     def _open_own(self, ends: ExitStack) -> None:
         branch = self._given = self._run.open(
             "test", asker=self._item.nodeid, parent=self._parent(), disposable=self._wish.destructive
         )
         ends.callback(self._release, branch)
-        ends.callback(self._run.lead_around)
-        self._run.lead_to(branch)
+        ends.callback(self._run.application.lead_around)
+        self._run.application.lead_to(branch)
         self._item.ihook.pytest_lakebranch_branch_ready(branch=branch, item=self._item)
 
     def _parent(self) -> Branch | None:

@@ -1,4 +1,4 @@
-"""This process's part in a run: its line to the host, the branches it has on lease, and where the URL leads."""
+"""This process's part in a run: its line to the host and the branches it has on lease."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from typing import Any
 
 import pytest
 
+from pytest_lakebranch.application import Application
 from pytest_lakebranch.branch import Branch
 from pytest_lakebranch.branches.lease import Purpose, Request
 from pytest_lakebranch.building import Builder
 from pytest_lakebranch.config import Settings
-from pytest_lakebranch.environment import HINT, OUTSIDE, Seat, clear_abandoned_seats
+from pytest_lakebranch.environment import Seat, clear_abandoned_seats
 from pytest_lakebranch.errors import ConfigError, HostError, LakebranchError, MachineError
-from pytest_lakebranch.frameworks import Frameworks, hang_up
 from pytest_lakebranch.host.client import HostClient, connect, connect_or_start
 from pytest_lakebranch.host.run_directory import RunDirectory
 from pytest_lakebranch.model import LeaseEnd, Summary
 from pytest_lakebranch.processes import Identity
 from pytest_lakebranch.progress import Progress
 from pytest_lakebranch.stash import RUN, RUN_ID, SEAT, SETTINGS, TERMINAL
-from pytest_lakebranch.state import State, sockets_root
+from pytest_lakebranch.state import State
 from pytest_lakebranch.steps.kinds import parse_all
 
 
@@ -57,9 +57,7 @@ class Run:
         self._shared: dict[Purpose, Branch] = {}
         self._trouble: LakebranchError | None = None
         self._said: set[str] = set()
-        self._target: Branch | tuple[str, str] | None = None
-        self._behind: Branch | tuple[str, str] | None = None
-        self.frameworks = Frameworks(str(sockets_root()))
+        self.application = Application(seat, self._shared, self._disconnect)
 
     # -- the host
 
@@ -93,7 +91,7 @@ class Run:
             try:
                 self._bases[chosen] = builder.ensure(steps)
             finally:
-                self._lead(self._target)  # a step's code may have used the application
+                self.application.lead_again()  # a step's code may have used the application
         return self._bases[chosen]
 
     @cached_property
@@ -153,55 +151,18 @@ class Run:
     def reset(self, branch: Branch) -> None:
         """Put a branch back into the state it was leased in."""
         self._host.reset(branch.lease)
-        self.frameworks.discard()
+        self.application.discard()
+
+    def _disconnect(self, branch: Branch) -> None:
+        self._host.disconnect(branch.lease, but=branch.opened)
 
     def shared(self, purpose: Purpose) -> Branch:
         """The branch of this worker or of the run, leased when it is first asked for and kept to the end."""
         if purpose not in self._shared:
             branch = self._shared[purpose] = self.open(purpose, asker=f"{purpose} branch")
             self._config.hook.pytest_lakebranch_branch_ready(branch=branch, item=None)
-            self._lead(self._target)
+            self.application.lead_again()
         return self._shared[purpose]
-
-    # -- the application's URL
-
-    def lead_to(self, branch: Branch) -> None:
-        """The application's URL leads to ``branch`` from now on."""
-        self._lead(branch)
-
-    def refuse(self, reason: str, hint: str) -> None:
-        """The application's URL leads nowhere from now on, and says why."""
-        self._lead((reason, hint))
-
-    def lead_around(self) -> None:
-        """Where the URL leads around tests: to the worker's branch, else the run's, else nowhere."""
-        self._lead(None)
-
-    def _lead(self, target: Branch | tuple[str, str] | None) -> None:
-        self._target = target
-        self.frameworks.attend()
-        self.frameworks.discard()
-        if self._seat is None:
-            return
-        to = target or self._shared.get("worker") or self._shared.get("run") or (OUTSIDE, HINT)
-        before, self._behind = self._behind, to
-        if isinstance(to, Branch):
-            self._seat.lead_to(to.endpoint)
-        else:
-            self._seat.refuse(*to)
-        if isinstance(before, Branch) and before is not to and not before.ended:
-            self._cut(before)
-
-    def _cut(self, left: Branch) -> None:
-        """End the application's connections to a shared branch that its URL has left.
-
-        Those to a test's own branch end, and are counted, with its lease. Those to the branch of the run are told
-        from other workers' by their descriptors in this process.
-        """
-        if left is self._shared.get("worker"):
-            self._host.disconnect(left.lease, but=left.opened)
-        elif left is self._shared.get("run"):
-            hang_up(left.endpoint.host, but=left.descriptors)
 
     def once(self, branch: Branch, work: Callable[[Branch], object]) -> None:
         """Have ``work`` done for a branch by one worker of the run; returns when it is done."""
@@ -221,12 +182,12 @@ class Run:
         worker = self._shared.pop("worker", None)
         self._shared.clear()
         try:
-            self._lead(None)
+            self.application.lead_around()
             if worker is not None and self._client is not None and not self._client.broken:
                 end = self.release(worker)
                 self._config.hook.pytest_lakebranch_branch_released(branch=worker, end=end, item=None)
         finally:
-            self.frameworks.leave()
+            self.application.leave()
             self._hang_up()
 
     def _hang_up(self) -> None:

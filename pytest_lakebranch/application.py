@@ -1,0 +1,79 @@
+"""Where the application's URL leads in this process, and what the application may still hold of where it led before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from pytest_lakebranch.branch import Branch
+from pytest_lakebranch.branches.lease import Purpose
+from pytest_lakebranch.environment import HINT, OUTSIDE, Seat
+from pytest_lakebranch.frameworks import Frameworks, hang_up
+from pytest_lakebranch.state import sockets_root
+
+
+class Application:
+    """The application under test, as far as its URL goes.
+
+    ``shared`` are the worker's and the run's branch as they are opened; ``disconnect`` ends all connections to the
+    worker's branch but those that it opened itself.
+    """
+
+    def __init__(
+        self, seat: Seat | None, shared: Mapping[Purpose, Branch], disconnect: Callable[[Branch], None]
+    ) -> None:
+        self._seat = seat
+        self._shared = shared
+        self._disconnect = disconnect
+        self._frameworks = Frameworks(str(sockets_root()))
+        self._target: Branch | tuple[str, str] | None = None
+        self._behind: Branch | tuple[str, str] | None = None
+
+    def lead_to(self, branch: Branch) -> None:
+        """The URL leads to ``branch`` from now on."""
+        self._lead(branch)
+
+    def refuse(self, reason: str, hint: str) -> None:
+        """The URL leads nowhere from now on, and says why."""
+        self._lead((reason, hint))
+
+    def lead_around(self) -> None:
+        """Where the URL leads around tests: to the worker's branch, else the run's, else nowhere."""
+        self._lead(None)
+
+    def lead_again(self) -> None:
+        """The URL leads where it led, or to a shared branch that was opened since."""
+        self._lead(self._target)
+
+    def discard(self) -> None:
+        """No pool of the application uses a connection again that was made before now and leads to a branch."""
+        self._frameworks.discard()
+
+    def leave(self) -> None:
+        """Nothing of the application is attended to any more."""
+        self._frameworks.leave()
+
+    def _lead(self, target: Branch | tuple[str, str] | None) -> None:
+        self._target = target
+        self._frameworks.attend()
+        self._frameworks.discard()
+        if self._seat is None:
+            return
+        to = target or self._shared.get("worker") or self._shared.get("run") or (OUTSIDE, HINT)
+        before, self._behind = self._behind, to
+        if isinstance(to, Branch):
+            self._seat.lead_to(to.endpoint)
+        else:
+            self._seat.refuse(*to)
+        if isinstance(before, Branch) and before is not to and not before.ended:
+            self._cut(before)
+
+    def _cut(self, left: Branch) -> None:
+        """End the application's connections to a shared branch that its URL has left.
+
+        Those to a test's own branch end, and are counted, with its lease. Those to the branch of the run are told
+        from other workers' by their descriptors in this process.
+        """
+        if left is self._shared.get("worker"):
+            self._disconnect(left)
+        elif left is self._shared.get("run"):
+            hang_up(left.endpoint.host, but=left.descriptors)
