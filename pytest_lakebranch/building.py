@@ -3,21 +3,43 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pytest_lakebranch.branches.base import Plan, Ticket
 from pytest_lakebranch.environment import Seat
 from pytest_lakebranch.host.client import HostClient
+from pytest_lakebranch.model import Endpoint
 from pytest_lakebranch.postgres.binaries import find
 from pytest_lakebranch.progress import Progress
-from pytest_lakebranch.steps.base import Step, Workplace
+from pytest_lakebranch.steps.base import Step, Workplace, is_divided, units_of
+
+BATCH_SECONDS = 0.5
+"""How long some migrations applied at once should take: long enough to gain from it, short enough for checkpoints."""
 
 
-def plan_of(steps: Sequence[Step]) -> Plan:
-    """What the host needs to know of the steps."""
-    return Plan(tuple(step.fingerprint() for step in steps), tuple(step.label for step in steps))
+@dataclass(slots=True)
+class _Progress:
+    """How far a step is, and how many of its units to apply at once: one at first, then as many as seem to fit."""
+
+    step: Step
+    units: int
+    done: int
+    size: int = 1
+    spent: float = 0.0
+
+    def next(self) -> int:
+        """How many. The last one is applied by itself when those before took long: it is edited most often."""
+        left = self.units - self.done
+        return min(self.size, left - 1 if left > 1 and self.spent >= 2 * BATCH_SECONDS else left)
+
+    def took(self, count: int, seconds: float) -> None:
+        """Note how long a batch took."""
+        self.done += count
+        self.spent += seconds
+        self.size = self.size * 2 if seconds < BATCH_SECONDS / 2 else max(1, int(count * BATCH_SECONDS / seconds))
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,16 +50,25 @@ class Builder:
     progress: Progress
     root: Path
     seat: Seat | None
+    variables: Callable[[Endpoint], Mapping[str, str]]
 
     def ensure(self, steps: Sequence[Step]) -> str:
         """Have the base made of ``steps``, here or by whoever else is at it; return its key. Raises BaseError."""
-        plan = plan_of(steps)
+        with ExitStack() as tools:
+            for step in steps:
+                if is_divided(step):
+                    tools.enter_context(step.open())
+            return self._ensure(steps)
+
+    def _ensure(self, steps: Sequence[Step]) -> str:
+        plan = Plan.of(steps)
         key, ticket, programs = self.client.base(plan)
         if ticket is None:
             return key
+        place = Workplace(ticket.endpoint, find(str(programs)), self.root, self.variables)
         try:
-            with self.progress.building(plan.labels[ticket.next :]):
-                self._apply(steps, ticket, Workplace(ticket.endpoint, find(str(programs)), self.root))
+            with self.progress.building(tuple(dict.fromkeys(plan.labels[ticket.next :]))):
+                self._apply(steps, ticket, place)
                 self.client.built(ticket.id)
         except BaseException as error:
             if not self.client.broken:  # else the host has noticed, and the ticket is void
@@ -46,11 +77,30 @@ class Builder:
         return key
 
     def _apply(self, steps: Sequence[Step], ticket: Ticket, place: Workplace) -> None:
-        for number, step in enumerate(steps[ticket.next :], ticket.next + 1):
+        first = 0
+        for step in steps:
+            units = len(units_of(step))
+            done = min(units, max(0, ticket.next - first))
+            if done < units:
+                place = self._finish(_Progress(step, units, done), ticket, place, before=first)
+            first += units
+
+    def _finish(self, at: _Progress, ticket: Ticket, place: Workplace, *, before: int) -> Workplace:
+        """Apply what is left of a step, ``before`` which there were so many units; where the next one works."""
+        first, amount = at.done, ""
+        while count := at.next():
             if self.seat is not None:  # a step may import application code that connects
                 self.seat.lead_to(place.endpoint)
-            began = time.monotonic()
-            amount = step.apply(place)
-            seconds = time.monotonic() - began
-            place = replace(place, endpoint=self.client.stepped(ticket.id, number, seconds))
-            self.progress.stepped(step.label, amount, seconds)
+            since = time.monotonic()
+            amount = _applied(at, count, place)
+            seconds = time.monotonic() - since
+            at.took(count, seconds)
+            place = replace(place, endpoint=self.client.stepped(ticket.id, before + at.done, seconds))
+        if is_divided(at.step):
+            amount = f"{at.units - first} of {at.units} migrations" if first else f"{at.units} migrations"
+        self.progress.stepped(at.step.label, amount, at.spent)
+        return place
+
+
+def _applied(at: _Progress, count: int, place: Workplace) -> str:
+    return at.step.apply_units(at.done, count, place) if is_divided(at.step) else at.step.apply(place)

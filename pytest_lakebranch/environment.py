@@ -7,14 +7,14 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from pathlib import Path
 
 from pytest_lakebranch.branches.address import move
 from pytest_lakebranch.branches.reaper import write_owner
 from pytest_lakebranch.config import Settings
 from pytest_lakebranch.model import Endpoint
-from pytest_lakebranch.postgres.connect import url
+from pytest_lakebranch.postgres.connect import placeholders
 from pytest_lakebranch.postgres.refusal import Refusal
 from pytest_lakebranch.processes import Identity
 from pytest_lakebranch.state import PORT, sockets_root
@@ -26,6 +26,11 @@ HINT = (
     "Ask for the fixture lakebranch, or mark the test with @pytest.mark.lakebranch, or set lakebranch_autouse. "
     "While wider fixtures are set up, the URL leads to lakebranch_worker or lakebranch_run if one of them is open."
 )
+
+
+def application_variables(settings: Settings) -> Callable[[Endpoint], Mapping[str, str]]:
+    """What the variables of ``lakebranch_env`` must be to lead to an endpoint."""
+    return lambda endpoint: settings.variables(placeholders(endpoint))
 
 
 class Seat:
@@ -51,15 +56,7 @@ class Seat:
         """Set the variables of ``lakebranch_env``, and take away those that would lead libpq past them."""
         for name in STRAY & environ.keys():
             self._before[name] = environ.pop(name)
-        where = self.endpoint
-        values = {
-            "url": url(where),
-            "host": where.host,
-            "port": str(where.port),
-            "user": where.user,
-            "database": where.dbname,
-        }
-        for name, value in self._settings.variables(values).items():
+        for name, value in application_variables(self._settings)(self.endpoint).items():
             self._before.setdefault(name, environ.get(name))
             environ[name] = value
 

@@ -19,7 +19,7 @@ from pytest_lakebranch.branch import Branch
 from pytest_lakebranch.branches.lease import Purpose, Request
 from pytest_lakebranch.building import Builder
 from pytest_lakebranch.config import Settings
-from pytest_lakebranch.environment import Seat, clear_abandoned_seats
+from pytest_lakebranch.environment import Seat, application_variables, clear_abandoned_seats
 from pytest_lakebranch.errors import ConfigError, HostError, LakebranchError, MachineError
 from pytest_lakebranch.host.client import HostClient, connect, connect_or_start
 from pytest_lakebranch.host.run_directory import RunDirectory
@@ -87,7 +87,9 @@ class Run:
         if chosen not in self._bases:
             root = Path(self.settings.root)
             steps = parse_all(chosen, root=root)
-            builder = Builder(self._host, Progress(self._place.terminal), root, self._seat)
+            builder = Builder(
+                self._host, Progress(self._place.terminal), root, self._seat, application_variables(self.settings)
+            )
             try:
                 self._bases[chosen] = builder.ensure(steps)
             finally:

@@ -5,27 +5,41 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from itertools import groupby
 
 from pytest_lakebranch.errors import BaseError, LakebranchError
 from pytest_lakebranch.model import Built, Endpoint, ForkPoint
 from pytest_lakebranch.providers.base import Compute, Provider
+from pytest_lakebranch.steps.base import Step, units_of
 
 CHECKPOINT_AFTER = 1.0
-"""Seconds from which the outcome of a step is worth a layer of its own, so that a later step can change cheaply."""
-
+"""Seconds of work from which its outcome is worth a layer of its own, so that what follows can change cheaply."""
+SPARSE = 0.25
+"""Between the migrations of one step, a layer is stored only when its work is also this part of all the step's work."""
 
 _VOID = "the ticket for base {key} is void: its holder was taken for dead."
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The steps of a base, by what they do (fingerprints) and what the user calls them (labels)."""
+    """The units of a base's steps, by what they do (fingerprints) and what the user calls their step (labels)."""
 
     fingerprints: tuple[str, ...]
     labels: tuple[str, ...]
+
+    @classmethod
+    def of(cls, steps: Sequence[Step]) -> Plan:
+        """The plan that these steps make. Raises ConfigError."""
+        pairs = [(unit.fingerprint(), step.label) for step in steps for unit in units_of(step)]
+        return cls(tuple(fingerprint for fingerprint, _ in pairs), tuple(label for _, label in pairs))
+
+    def within_step(self, done: int) -> bool:
+        """Whether the first ``done`` units end in the midst of a step, its last unit not being the next."""
+        same = self.labels[done - 1 : done + 2]
+        return len(same) == 3 and len(set(same)) == 1
 
     def keys(self, root_key: str) -> list[str]:
         """The layer keys from the empty state to the finished base: each hashes its parent's key and its step."""
@@ -37,7 +51,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """The right and duty to run the steps of a base from number ``next`` on, against ``endpoint``."""
+    """The right and duty to apply the units of a base from number ``next`` on, against ``endpoint``."""
 
     id: str
     next: int
@@ -53,9 +67,23 @@ class _Build:
     keys: list[str]
     began: float = field(default_factory=time.monotonic)
     first: int = 0
+    unsaved: float = 0.0
+    spent: float = 0.0
     compute: Compute | None = None
     locks: ExitStack = field(default_factory=ExitStack)
     over: bool = False
+
+    def worked(self, done: int, seconds: float) -> bool:
+        """Note work that led to ``done`` units; whether that is worth a layer of its own."""
+        self.unsaved += seconds
+        self.spent += seconds
+        within = self.plan.within_step(done)
+        worth = self.unsaved >= max(CHECKPOINT_AFTER, SPARSE * self.spent if within else 0)
+        if worth:
+            self.unsaved = 0.0
+        if done < len(self.keys) - 1 and self.plan.labels[done] != self.plan.labels[done - 1]:
+            self.spent = 0.0
+        return worth and done < len(self.plan.fingerprints)
 
 
 class Bases:
@@ -116,7 +144,7 @@ class Bases:
         return None
 
     def _longest_prefix(self, keys: list[str]) -> tuple[int, ForkPoint]:
-        """How many steps are cached, and where they led; the empty state is made here when even that is missing."""
+        """How many units are cached, and where they led; the empty state is made here when even that is missing."""
         for count in range(len(keys) - 2, 0, -1):
             if not self._rebuild and (found := self._provider.cached(keys[count])):
                 return count, found
@@ -130,13 +158,13 @@ class Bases:
             return found or self._provider.seal(self._provider.build(self._name(), None), key)
 
     def stepped(self, ticket: str, done: int, seconds: float) -> Endpoint:
-        """Note that the first ``done`` steps are applied; return where the next one works.
+        """Note that the first ``done`` units are applied, the last of them in ``seconds``; return where the next works.
 
-        Raises BaseError when the step left something that cannot be sealed.
+        Raises BaseError when they left something that cannot be sealed.
         """
         build, compute = self._held(ticket)
         self._provider.check_quiet(compute)
-        if seconds >= CHECKPOINT_AFTER and done < len(build.plan.fingerprints):
+        if build.worked(done, seconds):
             with self._provider.building(build.keys[done]):
                 layer = self._provider.seal(compute, build.keys[done])
             compute = build.compute = self._provider.build(self._name(), layer)
@@ -150,7 +178,7 @@ class Bases:
         except LakebranchError as error:
             self._abandon(build, error)
             raise
-        self._settle(build, ready, steps=build.plan.labels[build.first :])
+        self._settle(build, ready, steps=_steps(build.plan.labels, build.first))
 
     def fail(self, ticket: str, message: str) -> None:
         """Give up the base of ``ticket``: nothing is cached, and nobody tries again in this run."""
@@ -209,6 +237,17 @@ class Bases:
             if failure is not None:
                 self._failed[key] = failure
             self._changed.notify_all()
+
+
+def _steps(labels: tuple[str, ...], first: int) -> tuple[str, ...]:
+    """What was done from unit ``first`` on: the labels of steps, with a count where only a part of one was left."""
+    done: list[str] = []
+    for label, group in groupby(enumerate(labels), key=lambda numbered: numbered[1]):
+        numbers = [number for number, _ in group]
+        new = sum(number >= first for number in numbers)
+        if new:
+            done.append(label if new == len(numbers) else f"{label} ({new} of {len(numbers)})")
+    return tuple(done)
 
 
 def _told_before(worker: str, error: LakebranchError) -> str:

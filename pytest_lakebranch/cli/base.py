@@ -17,5 +17,4 @@ def keys(settings: Settings) -> list[str]:
     Steps that a ``conftest.py`` supplies by a hook are not in it. Raises ConfigError and MachineError.
     """
     steps = parse_all(settings.base, root=Path(settings.root))
-    plan = Plan(tuple(step.fingerprint() for step in steps), tuple(step.label for step in steps))
-    return plan.keys(root_key(settings, find(settings.postgres)))
+    return Plan.of(steps).keys(root_key(settings, find(settings.postgres)))

@@ -51,6 +51,17 @@ def url(endpoint: Endpoint, environ: dict[str, str] | None = None) -> str:
     )
 
 
+def placeholders(endpoint: Endpoint) -> dict[str, str]:
+    """What the placeholders of a template in ``lakebranch_env`` stand for."""
+    return {
+        "url": url(endpoint),
+        "host": endpoint.host,
+        "port": str(endpoint.port),
+        "user": endpoint.user,
+        "database": endpoint.dbname,
+    }
+
+
 def connect(endpoint: Endpoint, **kwargs: Any) -> psycopg.Connection[Any]:
     """A psycopg connection; keyword arguments are psycopg's and win over the endpoint's."""
     import psycopg

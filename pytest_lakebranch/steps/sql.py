@@ -1,13 +1,14 @@
-"""``sql:PATH``: a file of SQL, or a folder whose ``*.sql`` files run in name order, run with psql."""
+"""``sql:PATH``: a file of SQL, or a folder whose ``*.sql`` files run in order, run with psql."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from pytest_lakebranch.errors import ConfigError
-from pytest_lakebranch.steps import files, hints, psql
+from pytest_lakebranch.errors import BaseError
+from pytest_lakebranch.steps import files, folder, hints, psql
 from pytest_lakebranch.steps.base import Workplace
 from pytest_lakebranch.steps.failures import base_error
 from pytest_lakebranch.steps.includes import included
@@ -15,7 +16,7 @@ from pytest_lakebranch.steps.includes import included
 
 @dataclass(frozen=True, slots=True)
 class SqlStep:
-    """Each file runs in a psql of its own, which stops at the first error.
+    """One file, which runs in a psql that stops at the first error.
 
     psql runs in ``root``, or in the file's folder when only there the files exist that it includes.
     """
@@ -23,52 +24,128 @@ class SqlStep:
     label: str
     path: Path
     inputs: files.Inputs
-    root: Path
 
     def fingerprint(self) -> str:
-        """Of the contents, in the order in which they run, with everything the files include."""
-        parts = [part for file in self._files() for part in self._parts(file)]
-        return files.fingerprint("sql", [*parts, "inputs", *self.inputs.digests()])
+        """Of the content, with everything the file includes."""
+        return files.fingerprint("sql", [*_parts(self.path, self.inputs), "inputs", *self.inputs.digests()])
 
     def apply(self, place: Workplace) -> str:
-        """Run the files; the number of bytes in them."""
-        todo = self._files()
-        for file in todo:
-            failure = psql.run_file(place, file, cwd=self._reads(file)[0])
-            if failure:
-                raise base_error(self.label, failure, hints.advice(failure.message, place))
-        size = files.size_text(sum(file.stat().st_size for file in todo))
+        """Run the file; the number of bytes in it."""
+        return _run(self.label, self.path, self.inputs, place)
+
+
+@dataclass(frozen=True, slots=True)
+class SqlMigration:
+    """One file of a folder."""
+
+    label: str
+    entry: folder.Entry
+    inputs: files.Inputs
+
+    @property
+    def revision(self) -> str:
+        """The version in the file's name; its whole name where that has none, or others have the same."""
+        return self.entry.revision
+
+    @property
+    def name(self) -> str:
+        """What follows the version in the file's name."""
+        return self.entry.name
+
+    @property
+    def source(self) -> Path:
+        """The file."""
+        return self.entry.file
+
+    @property
+    def reversible(self) -> bool:
+        """Whether there is a file that undoes it (``NAME.down.sql``, ``U1__NAME.sql``)."""
+        return self.entry.undo is not None
+
+    def fingerprint(self) -> str:
+        """Of the content, with everything the file includes, and of the declared inputs."""
+        folder.check_sections(self.source, self.source.read_bytes(), self.label)
+        return files.fingerprint("sql", [*_parts(self.source, self.inputs), "inputs", *self.inputs.digests()])
+
+    def apply(self, place: Workplace) -> str:
+        """Run the file; the number of bytes in it."""
+        return _run(self.label, self.source, self.inputs, place)
+
+    def rollback(self, place: Workplace) -> str:
+        """Run the file that undoes it."""
+        if self.entry.undo is None:
+            raise BaseError(f"{self.label}: no file undoes it, such as {self.source.stem}.down.sql beside it.")
+        return _run(self.label, self.entry.undo, self.inputs, place)
+
+
+@dataclass(frozen=True, slots=True)
+class SqlFolder:
+    """All ``*.sql`` files of a folder, each a migration; see ``folder`` for their order."""
+
+    label: str
+    path: Path
+    inputs: files.Inputs
+
+    def units(self) -> Sequence[SqlMigration]:
+        """One for each file to run."""
+        return [
+            SqlMigration(f"{self.label} {entry.file.name}", entry, self.inputs)
+            for entry in folder.entries(self.path, self.label)
+        ]
+
+    def fingerprint(self) -> str:
+        """Of all files, in the order in which they run."""
+        return files.fingerprint("sql folder", [unit.fingerprint() for unit in self.units()])
+
+    def apply(self, place: Workplace) -> str:
+        """Run all files."""
+        return self.apply_units(0, len(self.units()), place)
+
+    def apply_units(self, first: int, count: int, place: Workplace) -> str:
+        """Run some of the files; their number and size."""
+        todo = self.units()[first : first + count]
+        for unit in todo:
+            _run(self.label, unit.source, self.inputs, place)
+        size = files.size_text(sum(unit.source.stat().st_size for unit in todo))
         return size if len(todo) == 1 else f"{len(todo)} files, {size}"
 
-    def _files(self) -> list[Path]:
-        if not self.path.is_dir():
-            return [self.path]
-        found = sorted(path for path in self.path.glob("*.sql") if path.is_file())
-        if not found:
-            raise ConfigError(f"{self.label}: the folder {self.path} has no file named *.sql.")
-        return found
+    def open(self) -> AbstractContextManager[None]:
+        """Nothing is loaded that could be kept."""
+        return nullcontext()
 
-    def _parts(self, file: Path) -> Iterator[str]:
-        yield files.digest(file, self.label)
-        for name, path in self._reads(file)[1]:
-            yield f"{name} {files.digest(path, self.label) if path.is_file() else 'missing'}"
 
-    def _reads(self, file: Path) -> tuple[Path, list[tuple[str, Path]]]:
-        """The directory to run ``file`` in, and the files it reads there."""
-        at_root = included(file, cwd=self.root, label=self.label)
-        if _missing(at_root):
-            beside = included(file, cwd=file.parent, label=self.label)
-            if _missing(beside) < _missing(at_root):
-                return file.parent, beside
-        return self.root, at_root
+def _run(label: str, file: Path, inputs: files.Inputs, place: Workplace) -> str:
+    failure = psql.run_file(place, file, cwd=_reads(file, inputs)[0])
+    if failure:
+        raise base_error(label, failure, hints.advice(failure.message, place))
+    return files.size_text(file.stat().st_size)
+
+
+def _parts(file: Path, inputs: files.Inputs) -> Iterator[str]:
+    yield files.digest(file, inputs.label)
+    for name, path in _reads(file, inputs)[1]:
+        yield f"{name} {files.digest(path, inputs.label) if path.is_file() else 'missing'}"
+
+
+def _reads(file: Path, inputs: files.Inputs) -> tuple[Path, list[tuple[str, Path]]]:
+    """The directory to run ``file`` in, and the files it reads there."""
+    at_root = included(file, cwd=inputs.root, label=inputs.label)
+    if _missing(at_root):
+        beside = included(file, cwd=file.parent, label=inputs.label)
+        if _missing(beside) < _missing(at_root):
+            return file.parent, beside
+    return inputs.root, at_root
 
 
 def _missing(named: list[tuple[str, Path]]) -> int:
     return sum(not path.is_file() for _, path in named)
 
 
-def parse(label: str, written: str, inputs: files.Inputs) -> SqlStep:
+def parse(label: str, written: str, inputs: files.Inputs) -> SqlStep | SqlFolder:
     """The step for ``sql:written``; ConfigError when there is nothing to run."""
-    step = SqlStep(label, files.existing(label, written, inputs.root), inputs, inputs.root)
-    step._files()
+    path = files.existing(label, written, inputs.root)
+    if not path.is_dir():
+        return SqlStep(label, path, inputs)
+    step = SqlFolder(label, path, inputs)
+    step.units()
     return step

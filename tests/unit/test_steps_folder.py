@@ -1,0 +1,102 @@
+"""The order of the files in a folder of SQL, and what their names say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pytest_lakebranch.errors import ConfigError
+from pytest_lakebranch.steps.base import migrations_of
+from pytest_lakebranch.steps.folder import Entry, entries
+from pytest_lakebranch.steps.kinds import parse
+
+
+def made(root: Path, *names: str) -> list[Entry]:
+    """The entries of a folder with these files."""
+    folder = root / "db"
+    folder.mkdir()
+    for name in names:
+        (folder / name).write_text(f"SELECT '{name}';\n")
+    return entries(folder, "sql:db")
+
+
+@pytest.mark.parametrize(
+    ("names", "order"),
+    [
+        (["10_c.sql", "2_b.sql", "1_a.sql"], ["1_a.sql", "2_b.sql", "10_c.sql"]),
+        (
+            ["V10__c.sql", "V2__b.sql", "V1.1__a.sql", "R__z.sql"],
+            ["V1.1__a.sql", "V2__b.sql", "V10__c.sql", "R__z.sql"],
+        ),
+        (["V1_2__b.sql", "V1.10__c.sql", "V1__a.sql"], ["V1__a.sql", "V1_2__b.sql", "V1.10__c.sql"]),
+        (["010_a.sql", "020_b.sql"], ["010_a.sql", "020_b.sql"]),
+        (["20240131120000_b.sql", "20231224_a.sql"], ["20231224_a.sql", "20240131120000_b.sql"]),
+        (["tables.sql", "functions.sql"], ["functions.sql", "tables.sql"]),
+        (["1_a.up.sql", "1_a.down.sql", "2_b.up.sql"], ["1_a.up.sql", "2_b.up.sql"]),
+        (["V1__a.sql", "U1__a.sql", "V2__b.sql"], ["V1__a.sql", "V2__b.sql"]),
+    ],
+)
+def test_order(tmp_path: Path, names: list[str], order: list[str]) -> None:
+    """Versions count as numbers in every manner of naming; files that undo others are not run."""
+    assert [entry.file.name for entry in made(tmp_path, *names)] == order
+
+
+@pytest.mark.parametrize(
+    ("file", "revision", "name"),
+    [
+        ("V2.1__add_price.sql", "2.1", "add_price"),
+        ("V1_0__a.sql", "1", "a"),
+        ("R__views.sql", "R__views", "views"),
+        ("0002_add_price.up.sql", "0002", "add_price"),
+        ("20240131120000_add.sql", "20240131120000", "add"),
+        ("schema.sql", "schema", ""),
+    ],
+)
+def test_what_a_name_says(tmp_path: Path, file: str, revision: str, name: str) -> None:
+    """The version is the revision, the rest the name."""
+    others = ["V9__other.sql"] if "__" in file else []
+    found = next(entry for entry in made(tmp_path, file, *others) if entry.file.name == file)
+    assert (found.revision, found.name) == (revision, name)
+
+
+def test_revisions_of_a_folder_differ(tmp_path: Path) -> None:
+    """Two plain files with the same number keep their names' order, and are told apart."""
+    assert [entry.revision for entry in made(tmp_path, "1_b.sql", "1_a.sql")] == ["1_a", "1_b"]
+
+
+@pytest.mark.parametrize(
+    ("names", "says"),
+    [
+        (["V1__a.sql", "V1.0__b.sql"], "V1.0__b.sql and V1__a.sql have the same version 1"),
+        (["V1__a.sql", "afterMigrate.sql"], "afterMigrate.sql: beside files named V1__NAME.sql"),
+        (["1_a.down.sql"], "nothing to apply"),
+        ([], "has no file named *.sql"),
+    ],
+)
+def test_folders_without_an_order(tmp_path: Path, names: list[str], says: str) -> None:
+    """What is ambiguous is refused, with the names."""
+    with pytest.raises(ConfigError) as caught:
+        made(tmp_path, *names)
+    assert says in str(caught.value)
+
+
+def test_way_back_in_the_same_file_is_refused(tmp_path: Path) -> None:
+    """psql would run both sections of goose's and dbmate's files, and nothing would be left."""
+    made(tmp_path, "1_a.sql")
+    (tmp_path / "db" / "1_a.sql").write_text("-- migrate:up\nCREATE TABLE a ();\n-- migrate:down\nDROP TABLE a;\n")
+    with pytest.raises(ConfigError, match="has a section '-- migrate:down'"):
+        parse("sql:db", root=tmp_path).fingerprint()
+
+
+def test_migrations_of_a_folder(tmp_path: Path) -> None:
+    """Each file is a migration with a fingerprint of its own; a file alone is none."""
+    made(tmp_path, "1_a.up.sql", "1_a.down.sql", "2_b.up.sql")
+    step = parse("sql:db", root=tmp_path)
+    first, second = migrations_of(step)
+    assert (first.label, first.revision, first.name) == ("sql:db 1_a.up.sql", "1", "a")
+    assert (first.reversible, second.reversible) == (True, False)
+    before = first.fingerprint()
+    second.source.write_text("SELECT 2;")
+    assert first.fingerprint() == before
+    assert migrations_of(parse("sql:db/1_a.up.sql", root=tmp_path)) == []
