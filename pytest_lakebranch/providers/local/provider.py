@@ -261,6 +261,28 @@ class LocalProvider:
         compute.discard(disposable=True)
         raise BranchError(f"{compute.name} was not started: the run is over.")
 
+    # -- suspending
+
+    def suspend(self, compute: LocalCompute) -> None:
+        """Stop the server of ``compute``; its files stay until it is resumed or discarded. Raises BranchError."""
+        compute.server.stop_cleanly()
+
+    def resume(self, compute: LocalCompute) -> LocalCompute:
+        """A server on the files of a suspended compute, which is no more. Raises BranchError or MachineError."""
+        place, name = compute.server.place, compute.name
+        remove_tree(compute.server.sockets)
+        with translated(place.directory, f"waking {name}"):
+            server = self._serve(name, place)
+        resumed = LocalCompute(self, server, at=compute.at, endpoint=self._endpoint(server))
+        with self._lock:
+            if compute in self._alive:
+                self._alive.remove(compute)
+                self._alive.add(resumed)
+                return resumed
+        server.stop_at_once()
+        remove_tree(server.sockets)
+        raise BranchError(f"{name} was not woken: it was discarded meanwhile, or the run is over.")
+
     # -- what a compute asks of us
 
     def freeze(self, compute: LocalCompute) -> tuple[ForkPoint, Backup]:

@@ -1,0 +1,65 @@
+"""The emulator's time of day: the machine's, moved forward on demand; and its spelling in the API."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from datetime import UTC, datetime
+
+from pytest_lakebranch.waiting import Clock
+
+WALL = Clock(now=time.time)
+"""Seconds since 1970."""
+
+
+class WorldTime:
+    """Seconds since 1970 as all resources and tokens see them."""
+
+    def __init__(self, clock: Clock = WALL) -> None:
+        self._clock = clock
+        self._ahead = 0.0
+        self._over = threading.Event()
+
+    def now(self) -> float:
+        """The present."""
+        return self._clock.now() + self._ahead
+
+    def advance(self, seconds: float) -> None:
+        """Move on: what was to happen meanwhile is due."""
+        self._ahead += seconds
+
+    def wait(self, seconds: float) -> None:
+        """Let real time pass, which ends at once when the emulator does."""
+        if seconds > 0:
+            self._over.wait(seconds)
+
+    def end(self) -> None:
+        """Wake everybody who waits."""
+        self._over.set()
+
+
+def timestamp(seconds: float) -> str:
+    """RFC 3339 in UTC, with microseconds."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def parse_timestamp(text: str) -> float:
+    """Seconds since 1970; raises ValueError."""
+    found = datetime.fromisoformat(text)
+    if found.tzinfo is None:
+        raise ValueError(text)
+    return found.timestamp()
+
+
+def duration(seconds: float) -> str:
+    """As protobuf writes it in JSON: ``3600s``."""
+    return f"{seconds:.9f}".rstrip("0").rstrip(".") + "s"
+
+
+def parse_duration(text: str) -> float:
+    """Seconds; raises ValueError."""
+    found = re.fullmatch(r"(-?\d+(?:\.\d{1,9})?)s", text)
+    if found is None:
+        raise ValueError(text)
+    return float(found[1])

@@ -1,0 +1,188 @@
+"""The API over HTTP: routes, authentication, JSON, errors and faults. A WSGI application."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from werkzeug.exceptions import HTTPException
+from werkzeug.routing import Map, Rule
+from werkzeug.wrappers import Request, Response
+
+from pytest_lakebranch.emulator.faults import Fault
+from pytest_lakebranch.emulator.identities import check_manages
+from pytest_lakebranch.emulator.refusals import ApiError, malformed, no_resource
+from pytest_lakebranch.emulator.resources import uid
+from pytest_lakebranch.emulator.world import Call, View
+from pytest_lakebranch.errors import LakebranchError
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
+
+    from pytest_lakebranch.emulator.emulator import Emulator
+
+ROOT = "/api/2.0/postgres"
+LARGEST_BODY = 1 << 20
+REMEMBERED = 10_000
+Handler = Callable[..., View]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One call: its name is that of the SDK's method. ``changes`` needs CAN MANAGE.
+
+    ``locks`` says that the handler takes the lock itself.
+    """
+
+    name: str
+    method: str
+    path: str
+    handler: Handler
+    changes: bool = False
+    locks: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A request that was answered: for tests that count calls. ``status`` is 0 for an answer that was dropped."""
+
+    route: str
+    method: str
+    path: str
+    status: int
+    seconds: float
+    agent: str
+
+
+@dataclass
+class Application:
+    """The WSGI application."""
+
+    emulator: Emulator
+    routes: tuple[Route, ...]
+    open_pages: Mapping[str, Callable[[Request], Response]]
+    served: deque[Served] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
+
+    def __post_init__(self) -> None:
+        self._by_name = {route.name: route for route in self.routes}
+        rules = [
+            Rule(ROOT + route.path, methods=[route.method], endpoint=route.name, merge_slashes=False)
+            for route in self.routes
+        ]
+        self._map = Map(rules, strict_slashes=True)
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """Answer one request."""
+        request = Request(environ)
+        request.max_content_length = LARGEST_BODY
+        began = time.perf_counter()
+        name = "unknown"
+        status = 0
+        try:
+            page = self.open_pages.get(f"{request.method} {request.path}")
+            if page is not None:
+                name, response = request.path, page(request)
+            else:
+                name, response = self._api(request)
+            status = response.status_code
+            response.headers["x-request-id"] = uid()
+            response.headers["x-databricks-org-id"] = str(self.emulator.workspace_id)
+            return response(environ, start_response)
+        finally:
+            seconds = time.perf_counter() - began
+            agent = request.headers.get("User-Agent", "")
+            self.served.append(Served(name, request.method, request.path, status, seconds, agent))
+
+    def _api(self, request: Request) -> tuple[str, Response]:
+        try:
+            name, arguments = self._map.bind("emulator").match(request.path, method=request.method)
+        except HTTPException:
+            return "unknown", error_response(no_resource())
+        try:
+            return name, self._answered(request, self._by_name[name], arguments)
+        except ApiError as error:
+            return name, error_response(error)
+        except LakebranchError as error:
+            return name, error_response(ApiError(500, "INTERNAL_ERROR", str(error)))
+
+    def _answered(self, request: Request, route: Route, arguments: Mapping[str, Any]) -> Response:
+        emulator = self.emulator
+        emulator.world.time.wait(emulator.world.latencies.draw("request"))
+        identity = emulator.world.tokens.authenticated(request.headers.get("Authorization"))
+        fault = emulator.faults.meet(route.name, request.path)
+        if fault is not None and fault.kind == "drop":
+            raise ConnectionResetError("injected: the connection was dropped")  # in process, the caller sees this
+        if fault is not None and fault.kind in ("status", "reconciliation", "conflict"):
+            raise fault.error()
+        if route.changes:
+            check_manages(identity, request.path.removeprefix(ROOT).lstrip("/"))
+        call = Call(route.name, identity, request.args, body(request), _failure(fault))
+        if fault is not None and fault.kind == "late":
+            self._later(fault, route, call, arguments)
+            raise fault.error()
+        response = json_response(self._handled(route, call, arguments))
+        if fault is not None and fault.kind == "half":
+            return _halved(response)
+        return response
+
+    def _handled(self, route: Route, call: Call, arguments: Mapping[str, Any]) -> View:
+        if route.locks:
+            return route.handler(call, **arguments)
+        with self.emulator.world.lock:
+            return route.handler(call, **arguments)
+
+    def _later(self, fault: Fault, route: Route, call: Call, arguments: Mapping[str, Any]) -> None:
+        def land() -> None:
+            self.emulator.world.time.wait(fault.seconds)
+            try:
+                self._handled(route, call, arguments)
+            except (ApiError, LakebranchError) as error:
+                self.emulator.late_failures.append(str(error))
+
+        threading.Thread(target=land, name="lakebranch-late", daemon=True).start()
+
+
+def body(request: Request) -> Any:
+    """The JSON object of a request; an absent one is empty. Raises ApiError."""
+    if request.method not in ("POST", "PATCH", "PUT"):
+        return {}
+    try:
+        data = request.get_data()
+        found = json.loads(data) if data else {}
+    except HTTPException as error:
+        raise malformed(f"The request body is too large: {error.description}") from None
+    except ValueError as error:
+        raise malformed(f"The request body is not valid JSON: {error}") from None
+    if not isinstance(found, dict | list):
+        raise malformed("The request body must be a JSON object.")
+    return found
+
+
+def _failure(fault: Fault | None) -> tuple[str, str] | None:
+    return fault.failure if fault is not None and fault.kind == "operation" else None
+
+
+def json_response(view: Any, status: int = 200) -> Response:
+    """An answer with a JSON body."""
+    return Response(json.dumps(view), status=status, content_type="application/json")
+
+
+def error_response(error: ApiError) -> Response:
+    """The answer of a refusal."""
+    response = json_response(error.body(uid()), error.status)
+    response.headers.update(error.headers)
+    return response
+
+
+def _halved(response: Response) -> Response:
+    """An answer that breaks off in the middle: its announced length is not reached."""
+    whole = response.get_data()
+    response.set_data(whole[: len(whole) // 2])
+    response.headers["Content-Length"] = str(len(whole))
+    response.headers["Connection"] = "close"
+    return response
