@@ -24,7 +24,7 @@ class Application:
         self._seat = seat
         self._shared = shared
         self._disconnect = disconnect
-        self._frameworks = Frameworks(str(sockets_root()))
+        self._frameworks = Frameworks((str(sockets_root()),) if seat is None else seat.places)
         self._target: Branch | tuple[str, str] | None = None
         self._behind: Branch | tuple[str, str] | None = None
 
@@ -73,6 +73,8 @@ class Application:
         Those to a test's own branch end, and are counted, with its lease. Those to the branch of the run are told
         from other workers' by their descriptors in this process.
         """
+        if self._seat is not None and self._seat.cut():
+            return
         if left is self._shared.get("worker"):
             self._disconnect(left)
         elif left is self._shared.get("run"):

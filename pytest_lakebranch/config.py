@@ -20,6 +20,7 @@ Kind = Literal["text", "list", "flag"]
 Rung = Literal["snapshot", "overlay", "reflink", "copy"]
 RUNGS: tuple[Rung, ...] = get_args(Rung)
 PROVIDERS = ("local",)
+LISTEN = ("unix", "tcp")
 REPORT_SUFFIXES = (".json", ".html")
 MAINTENANCE_DATABASES = ("postgres", "template0", "template1")
 
@@ -68,10 +69,11 @@ TABLE: tuple[Row, ...] = (
         "env",
         "list",
         "environment variables that get the application's URL before it is imported; NAME, or NAME=TEMPLATE "
-        "with {url}, {host}, {port}, {user} and {database}",
+        "with {url}, {host}, {port}, {user}, {password} and {database}",
         (),
         "NAME",
     ),
+    Row("listen", "text", "how the application's URL is reached: a unix socket, or a port", "unix", choices=LISTEN),
     Row("autouse", "flag", "take a lease for every test", False),
     Row("postgres", "text", "auto, embedded, or the directory of PostgreSQL's programs", "auto", "WHICH"),
     Row("storage", "text", "storage rung; auto takes the first that works", "auto", choices=("auto", *RUNGS)),
@@ -106,6 +108,7 @@ class Settings(NamedTuple):
     settings: tuple[str, ...]
     locale: str
     env: tuple[str, ...]
+    listen: str
     autouse: bool
     postgres: str
     storage: str
@@ -258,11 +261,11 @@ def _check_env(settings: Settings) -> None:
         if not re.fullmatch(r"[A-Za-z_]\w*", name):
             raise ConfigError(f"lakebranch_env: {entry!r} is neither NAME nor NAME=TEMPLATE.")
     try:
-        settings.variables(dict.fromkeys(("url", "host", "port", "user", "database"), ""))
+        settings.variables(dict.fromkeys(("url", "host", "port", "user", "password", "database"), ""))
     except (KeyError, IndexError, ValueError, AttributeError) as error:
         raise ConfigError(
             f"lakebranch_env: a template has an unknown placeholder ({error}). "
-            "Known are {url}, {host}, {port}, {user} and {database}."
+            "Known are {url}, {host}, {port}, {user}, {password} and {database}."
         ) from None
 
 

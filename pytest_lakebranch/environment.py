@@ -14,7 +14,8 @@ from pytest_lakebranch.branches.address import move
 from pytest_lakebranch.branches.reaper import write_owner
 from pytest_lakebranch.config import Settings
 from pytest_lakebranch.model import Endpoint
-from pytest_lakebranch.postgres.connect import placeholders
+from pytest_lakebranch.postgres.connect import LOOPBACK, placeholders
+from pytest_lakebranch.postgres.port import Port
 from pytest_lakebranch.postgres.refusal import Refusal
 from pytest_lakebranch.processes import Identity
 from pytest_lakebranch.state import PORT, sockets_root
@@ -45,18 +46,35 @@ class Seat:
         self._refusal = Refusal(closed, OUTSIDE, HINT)
         self._refusal.open()
         self._before: dict[str, str | None] = {}
+        self._port = Port(self._directory / "db") if settings.listen == "tcp" else None
         self.refuse(OUTSIDE)
 
     @property
     def endpoint(self) -> Endpoint:
         """Where the application connects, whatever is behind it at the moment."""
-        return Endpoint(str(self._directory / "db"), PORT, self._settings.user, self._settings.database)
+        user, database = self._settings.user, self._settings.database
+        if self._port is not None:
+            return Endpoint(LOOPBACK, self._port.number, user, database)
+        return Endpoint(str(self._directory / "db"), PORT, user, database)
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """What is in every connection string that leads here or to a branch."""
+        return (str(sockets_root()), *((str(self._port.number),) if self._port is not None else ()))
+
+    def cut(self) -> bool:
+        """End the connections that were made to our port; False where there is none, and they go past this process."""
+        if self._port is None:
+            return False
+        self._port.cut()
+        return True
 
     def export(self, environ: MutableMapping[str, str]) -> None:
         """Set the variables of ``lakebranch_env``, and take away those that would lead libpq past them."""
         for name in STRAY & environ.keys():
             self._before[name] = environ.pop(name)
-        for name, value in application_variables(self._settings)(self.endpoint).items():
+        password = "" if self._port is None else self._port.password
+        for name, value in self._settings.variables(placeholders(self.endpoint, password)).items():
             self._before.setdefault(name, environ.get(name))
             environ[name] = value
 
@@ -76,6 +94,8 @@ class Seat:
                 environ.pop(name, None)
             else:
                 environ[name] = value
+        if self._port is not None:
+            self._port.close()
         self._refusal.close()
         shutil.rmtree(self._directory)
 

@@ -38,10 +38,13 @@ def _shut_down(descriptor: int, place: str) -> None:
 
 
 class Frameworks:
-    """What this process's application may keep connections with; ``sockets`` is where all branches are reached."""
+    """What this process's application may keep connections with.
 
-    def __init__(self, sockets: str) -> None:
-        self._sockets = sockets
+    ``places``: whatever leads to a branch has one of these in its connection string or parameters.
+    """
+
+    def __init__(self, places: tuple[str, ...]) -> None:
+        self._places = places
         self._records: weakref.WeakSet[Any] = weakref.WeakSet()
         self._listening = False
 
@@ -54,8 +57,11 @@ class Frameworks:
 
     def _note(self, _dialect: Any, record: Any, arguments: Iterable[Any], parameters: dict[str, Any]) -> None:
         """SQLAlchemy is about to connect (DialectEvents.do_connect); returning None lets it."""
-        if any(self._sockets in str(value) for value in (*arguments, *parameters.values())):
+        if self._is_place(" ".join(map(str, (*arguments, *parameters.values())))):
             self._records.add(record)
+
+    def _is_place(self, text: str) -> bool:
+        return any(place in text for place in self._places)
 
     def discard(self) -> None:
         """Have no pool use a connection again that was made before now and leads to a branch."""
@@ -71,7 +77,7 @@ class Frameworks:
         if database is None or configuration is None or not configuration.settings.configured:
             return
         for connection in database.connections.all(initialized_only=True):
-            if self._sockets in str(connection.settings_dict.get("HOST", "")):
+            if self._is_place(f"{connection.settings_dict.get('HOST')} {connection.settings_dict.get('PORT')}"):
                 connection.close()
 
     def leave(self) -> None:

@@ -11,6 +11,7 @@ from pytest_lakebranch.model import Endpoint
 if TYPE_CHECKING:
     import psycopg
 
+LOOPBACK = "127.0.0.1"
 PINNED_WHEN_SET = {"PGHOSTADDR": "hostaddr", "PGOPTIONS": "options"}
 """Variables that libpq would add to a URL which does not name them (PostgreSQL documentation, 34.15)."""
 
@@ -51,15 +52,22 @@ def url(endpoint: Endpoint, environ: dict[str, str] | None = None) -> str:
     )
 
 
-def placeholders(endpoint: Endpoint) -> dict[str, str]:
-    """What the placeholders of a template in ``lakebranch_env`` stand for."""
+def placeholders(endpoint: Endpoint, password: str = "") -> dict[str, str]:
+    """What the placeholders of a template in ``lakebranch_env`` stand for; with a password the host is a loopback one."""
     return {
-        "url": url(endpoint),
+        "url": loopback_url(endpoint, password) if password else url(endpoint),
         "host": endpoint.host,
         "port": str(endpoint.port),
         "user": endpoint.user,
+        "password": password,
         "database": endpoint.dbname,
     }
+
+
+def loopback_url(endpoint: Endpoint, password: str) -> str:
+    """A URL for drivers that know no unix sockets."""
+    who = f"{quote(endpoint.user, safe='')}:{quote(password, safe='')}"
+    return f"postgresql://{who}@{endpoint.host}:{endpoint.port}/{quote(endpoint.dbname, safe='')}"
 
 
 def connect(endpoint: Endpoint, **kwargs: Any) -> psycopg.Connection[Any]:

@@ -1,20 +1,15 @@
-"""A listener that speaks just enough of PostgreSQL's protocol to refuse every client with a reason.
-
-Messages: PostgreSQL documentation, 53.7 "Message Formats".
-"""
+"""A listener that speaks just enough of PostgreSQL's protocol to refuse every client with a reason."""
 
 from __future__ import annotations
 
 import contextlib
 import socket
-import struct
 import threading
 from pathlib import Path
 
+from pytest_lakebranch.postgres import messages
 from pytest_lakebranch.state import SOCKET_NAME
 
-ENCRYPTION_REQUESTS = {80877103, 80877104}  # SSLRequest, GSSENCRequest: a client may try either before it starts
-LARGEST_STARTUP = 10_000  # MAX_STARTUP_PACKET_LENGTH in src/include/libpq/pqcomm.h
 PATIENCE = 5.0
 """Seconds for a client to send its start-up packet."""
 
@@ -52,29 +47,5 @@ class Refusal:
                 self._refuse(client)
 
     def _refuse(self, client: socket.socket) -> None:
-        while True:
-            length, code = struct.unpack("!ii", _exactly(client, 8))
-            if not 8 <= length <= LARGEST_STARTUP:
-                return
-            _exactly(client, length - 8)
-            if code not in ENCRYPTION_REQUESTS:
-                break
-            client.sendall(b"N")
-        client.sendall(error_response(self.reason, self.hint))
-
-
-def error_response(message: str, hint: str) -> bytes:
-    """An ErrorResponse with severity FATAL and SQLSTATE 08004 (the server rejected the connection)."""
-    fields = {"S": "FATAL", "V": "FATAL", "C": "08004", "M": message, "H": hint}
-    body = b"".join(key.encode() + text.encode() + b"\0" for key, text in fields.items()) + b"\0"
-    return b"E" + struct.pack("!i", len(body) + 4) + body
-
-
-def _exactly(client: socket.socket, count: int) -> bytes:
-    data = b""
-    while len(data) < count:
-        more = client.recv(count - len(data))
-        if not more:
-            raise ConnectionResetError
-        data += more
-    return data
+        if messages.read_opening(client) is not None:
+            client.sendall(messages.error_response(self.reason, self.hint))

@@ -428,3 +428,58 @@ def test_variables_set_by_a_test(project: Project) -> None:
         """
     )
     project.spawn().assert_outcomes(passed=1)
+
+
+@pytest.mark.parametrize("options", [(), ("-n", "2")], ids=["alone", "workers"])
+def test_by_a_port(project: Project, options: tuple[str, ...]) -> None:
+    """With lakebranch_listen=tcp the URL leads to a loopback port, wants a password, and is constant all the same."""
+    project.ini(
+        lakebranch_base="sql:schema.sql",
+        lakebranch_env=["DATABASE_URL", "PW={password}", "PORT={port}"],
+        lakebranch_listen="tcp",
+        pythonpath=".",
+    )
+    project.write(
+        conftest="import app\n\nSEEN = app.URL",
+        test_it="""
+        import os, app, psycopg, pytest
+        from conftest import SEEN
+
+        @pytest.fixture(scope="module")
+        def open_connection():
+            with app.connect() as conn:
+                yield conn
+
+        @pytest.mark.parametrize("number", range(4))
+        def test_write(number, lakebranch):
+            assert SEEN == os.environ["DATABASE_URL"]
+            assert f":{os.environ['PW']}@127.0.0.1:{os.environ['PORT']}/" in SEEN
+            assert app.count() == 2
+            app.clear()
+            with lakebranch.connect() as conn:
+                assert conn.execute("select count(*) from item").fetchone() == (0,)
+
+        def test_cancel(lakebranch):
+            import threading
+            with app.connect() as conn:
+                threading.Timer(0.2, conn.cancel).start()
+                with pytest.raises(psycopg.errors.QueryCanceled):
+                    conn.execute("select pg_sleep(60)")
+
+        def test_without_password(lakebranch):
+            with pytest.raises(psycopg.OperationalError, match="wrong password"):
+                psycopg.connect(app.URL, password="guess")
+
+        @pytest.mark.lakebranch(isolation="worker")
+        def test_worker():
+            global LEFT
+            LEFT = app.connect()
+            LEFT.execute("select 1")
+
+        def test_left_open_is_ended(lakebranch):
+            with pytest.raises(psycopg.OperationalError):
+                LEFT.execute("select 1")
+            LEFT.close()
+        """,
+    )
+    project.run(*options, "--dist=loadfile" if options else "-q").assert_outcomes(passed=8)

@@ -14,7 +14,7 @@ from pytest_lakebranch.frameworks import Frameworks
 @pytest.fixture
 def frameworks() -> Iterator[Frameworks]:
     """Attending to whatever connects below /tmp/sockets."""
-    attending = Frameworks("/tmp/sockets")
+    attending = Frameworks(("/tmp/sockets",))
     attending.attend()
     yield attending
     attending.leave()
