@@ -53,7 +53,7 @@ def url(endpoint: Endpoint, environ: dict[str, str] | None = None) -> str:
 
 
 def placeholders(endpoint: Endpoint, password: str = "") -> dict[str, str]:
-    """What the placeholders of a template in ``lakebranch_env`` stand for; with a password the host is a loopback one."""
+    """What the placeholders of a template in ``lakebranch_env`` stand for; what has a password is a loopback port."""
     return {
         "url": loopback_url(endpoint, password) if password else url(endpoint),
         "host": endpoint.host,
