@@ -46,6 +46,17 @@ class Addresses:
             "--endpoint-port, and set PGPORT to it for clients: the API has no port in it."
         )
 
+    def listen_shared(self) -> tuple[str, socket.socket]:
+        """The address that all endpoints share, and a socket that listens on it. Raises MachineError."""
+        address = self.shared or ""
+        try:
+            return address, listening(address, self.port)
+        except (OSError, ValueError) as error:
+            raise MachineError(
+                f"{address}:{self.port} cannot be listened on: {error}. "
+                "Choose another port for endpoints with --endpoint-port, and set PGPORT to it for clients."
+            ) from error
+
     def _failure(self, address: str, error: OSError) -> MachineError:
         return MachineError(
             f"{address}:{self.port} cannot be listened on: {error.strerror}. Where a machine has no loopback address "

@@ -20,6 +20,7 @@ from pytest_lakebranch.emulator.refusals import (
     managed_by_parent,
     not_found,
     over_quota,
+    reconciling,
 )
 from pytest_lakebranch.emulator.resources import READ_WRITE, Branch, Origin, Project, Sizing, Snapshot
 from pytest_lakebranch.emulator.store import Moment
@@ -91,7 +92,7 @@ class Branches:
             if name in parent_project.branches:
                 return self._replace(call, parent_project.branches[name])
             given = spec(BRANCH, call.body)
-            expires = self._expiration(given, world.time.now())
+            expires = self.expiration(given, world.time.now())
             source = self._source(parent_project, given)
             origin = Origin(source.name) if isinstance(source, Branch) else Origin(snapshot=source.name)
             protected = given.get("is_protected", False)
@@ -144,13 +145,19 @@ class Branches:
         if "source_branch_lsn" in given and "source_branch_time" in given:
             raise invalid("Only one of source_branch_lsn and source_branch_time can be provided.")
         path = given.get("source_branch", f"{project.name}/branches/{project.default_branch}")
+        found = self.named(project, path)
+        if found.expires is not None:
+            raise bad_request(f"Cannot create a branch from '{found.name}': it has an expiration time.")
+        return found
+
+    @staticmethod
+    def named(project: Project, path: str) -> Branch:
+        """The branch that has this path, if its data can be copied; raises ApiError."""
         found = project.branches.get(path.removeprefix(f"{project.name}/branches/"))
         if found is None or found.name != path or found.deleted is not None:
             raise not_found("branch")
-        if found.expires is not None:
-            raise bad_request(f"Cannot create a branch from '{found.name}': it has an expiration time.")
         if found.pending is not None:
-            self._world.settled(found)
+            raise reconciling(found.name)
         return found
 
     @staticmethod
@@ -204,7 +211,7 @@ class Branches:
 
     # -- expiry
 
-    def _expiration(self, given: dict[str, Any], now: float) -> float | None:
+    def expiration(self, given: dict[str, Any], now: float) -> float | None:
         """When a branch expires, None for never; raises ApiError."""
         chosen = [name for name in EXPIRATION if name in given]
         if not chosen:
@@ -249,7 +256,7 @@ class Branches:
     def _change(self, call: Call, branch: Branch, given: dict[str, Any]) -> View:
         protected = given.get("is_protected", branch.protected)
         chosen = any(name in given for name in EXPIRATION)
-        expires = self._expiration(given, self._world.time.now()) if chosen else branch.expires
+        expires = self.expiration(given, self._world.time.now()) if chosen else branch.expires
         if expires is not None and (branch.is_default or branch.children):
             what = "the default branch" if branch.is_default else "a branch with children"
             raise bad_request(f"Cannot set an expiration time on {what}.")

@@ -15,7 +15,9 @@ from pytest_lakebranch.emulator.addresses import Addresses
 from pytest_lakebranch.emulator.branches import Branches
 from pytest_lakebranch.emulator.certificates import Authority
 from pytest_lakebranch.emulator.clock import WALL, WorldTime
+from pytest_lakebranch.emulator.control import Control
 from pytest_lakebranch.emulator.credentials import Credentials
+from pytest_lakebranch.emulator.databases import Databases
 from pytest_lakebranch.emulator.endpoints import Endpoints
 from pytest_lakebranch.emulator.faults import Faults
 from pytest_lakebranch.emulator.gateway import Gateway
@@ -26,7 +28,9 @@ from pytest_lakebranch.emulator.limits import Limits
 from pytest_lakebranch.emulator.oidc import SignIn
 from pytest_lakebranch.emulator.operations import Operations
 from pytest_lakebranch.emulator.projects import Projects
-from pytest_lakebranch.emulator.resources import uid
+from pytest_lakebranch.emulator.resources import Branch, uid
+from pytest_lakebranch.emulator.roles import Roles
+from pytest_lakebranch.emulator.snapshots import Snapshots
 from pytest_lakebranch.emulator.store import ForkPoints
 from pytest_lakebranch.emulator.world import Call, View, World
 from pytest_lakebranch.waiting import Clock, Deadline, poll
@@ -94,8 +98,9 @@ class Emulator:
         self.faults = Faults(names, chance)
         self.world.latencies.known = names | {"request", "login", "wake"}
         self.world.latencies.set(self.options.latencies)
-        self.application = Application(self, routes, SignIn(self).pages)
+        self.application = Application(self, routes, {**SignIn(self).pages, **Control(self).pages})
         self._over = threading.Event()
+        self._share_address()
         self._housekeeper = threading.Thread(target=self._keep_house, name="lakebranch-housekeeper", daemon=True)
         self._housekeeper.start()
 
@@ -104,6 +109,8 @@ class Emulator:
         self._branches = branches = Branches(self.world, self._endpoints)
         self._projects = projects = Projects(self.world, branches)
         endpoints, credentials = self._endpoints, Credentials(self.world)
+        roles, databases = Roles(self.world), Databases(self.world)
+        self._snapshots = snapshots = Snapshots(self.world, branches)
         one = "/projects/<project>"
         two = f"{one}/branches/<branch>"
         three = f"{two}/endpoints/<endpoint>"
@@ -126,8 +133,29 @@ class Emulator:
             Route("update_endpoint", "PATCH", three, endpoints.update, changes=True),
             Route("delete_endpoint", "DELETE", three, endpoints.delete, changes=True),
             Route("generate_database_credential", "POST", "/credentials", credentials.create),
+            Route("create_role", "POST", f"{two}/roles", roles.create),
+            Route("list_roles", "GET", f"{two}/roles", roles.list),
+            Route("get_role", "GET", f"{two}/roles/<role>", roles.get),
+            Route("update_role", "PATCH", f"{two}/roles/<role>", roles.update),
+            Route("delete_role", "DELETE", f"{two}/roles/<role>", roles.delete),
+            Route("reveal_role_password", "POST", f"{two}/roles/<role>/password", roles.reveal),
+            Route("create_database", "POST", f"{two}/databases", databases.create),
+            Route("list_databases", "GET", f"{two}/databases", databases.list),
+            Route("get_database", "GET", f"{two}/databases/<database>", databases.get),
+            Route("update_database", "PATCH", f"{two}/databases/<database>", databases.update),
+            Route("delete_database", "DELETE", f"{two}/databases/<database>", databases.delete),
+            Route("create_snapshot", "POST", f"{one}/snapshots", snapshots.create, changes=True, locks=True),
+            Route("list_snapshots", "GET", f"{one}/snapshots", snapshots.list),
+            Route("get_snapshot", "GET", f"{one}/snapshots/<snapshot>", snapshots.get),
+            Route("delete_snapshot", "DELETE", f"{one}/snapshots/<snapshot>", snapshots.delete, changes=True),
             Route("get_operation", "GET", "/<path:resource>/operations/<operation>", self._operation),
         )
+
+    def _share_address(self) -> None:
+        """Where there is one address for all endpoints, listen on it."""
+        addresses = self.world.addresses
+        if addresses.shared is not None:
+            self.world.gateway.open(*addresses.listen_shared(), self._endpoints.by_token)
 
     def _operation(self, call: Call, resource: str, operation: str) -> View:
         return self.world.operations.get(f"{resource}/operations/{operation}")
@@ -147,12 +175,17 @@ class Emulator:
         now = self.world.time.now()
         self._endpoints.tick(now)
         self._branches.tick(now)
+        self._snapshots.tick(now)
         self._projects.tick(now)
 
     def advance(self, seconds: float) -> None:
         """Move the emulator's clock on, and do what is due by then."""
         self.world.time.advance(seconds)
         self.tick()
+
+    def suspend(self, branch: Branch) -> None:
+        """Suspend the computes of a branch, whoever is connected."""
+        self._endpoints.suspend_all(branch)
 
     def _keep_house(self) -> None:
         while not self._over.wait(TICK_SECONDS):

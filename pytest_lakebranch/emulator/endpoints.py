@@ -18,6 +18,7 @@ from pytest_lakebranch.emulator.fields import (
     settings,
     spec,
 )
+from pytest_lakebranch.emulator.gateway import Door
 from pytest_lakebranch.emulator.paging import page
 from pytest_lakebranch.emulator.refusals import (
     ApiError,
@@ -27,8 +28,9 @@ from pytest_lakebranch.emulator.refusals import (
     managed_by_parent,
     required,
 )
-from pytest_lakebranch.emulator.resources import NO_LOGIN, OAUTH, READ_ONLY, READ_WRITE, Branch, Endpoint, Sizing
+from pytest_lakebranch.emulator.resources import OAUTH, PASSWORD, READ_ONLY, READ_WRITE, Branch, Endpoint, Role, Sizing
 from pytest_lakebranch.emulator.sizes import SUSPENSION, resized
+from pytest_lakebranch.emulator.sql import verifier
 from pytest_lakebranch.emulator.startup import RefusedError
 from pytest_lakebranch.emulator.world import Call, Change, View, World
 from pytest_lakebranch.errors import LakebranchError
@@ -95,9 +97,20 @@ class Endpoints:
         door = _Door(world, self, endpoint)
         world.gateway.open(address, listener, lambda *_: door)
 
-    def door(self, endpoint: Endpoint) -> _Door:
-        """The way in, for the gateway."""
-        return _Door(self._world, self, endpoint)
+    def by_token(self, token: str | None) -> Door | None:
+        """Where all endpoints share an address: the door of the one for which the token was minted."""
+        try:
+            found = None if token is None else self._world.tokens.login(token).endpoint
+            endpoint = None if found is None else self._world.endpoint(*found.split("/")[1::2])
+        except ApiError:
+            return None
+        return None if endpoint is None else _Door(self._world, self, endpoint)
+
+    def suspend_all(self, branch: Branch) -> None:
+        """Suspend all computes of a branch, whoever is connected."""
+        for endpoint in branch.endpoints.values():
+            if endpoint.state == "ACTIVE":
+                self._suspend(endpoint)
 
     def close(self, endpoint: Endpoint) -> None:
         """Stop listening; who is connected is cut off."""
@@ -133,15 +146,21 @@ class Endpoints:
                 for endpoint in project.endpoints
                 if endpoint.state == "ACTIVE" and endpoint.pending is None and not endpoint.branch.busy
             ]
+            asleep = [
+                branch
+                for project in self._world.projects.values()
+                for branch in project.branches.values()
+                if branch.has_store and branch.store.runs and branch.pending is None and not branch.busy
+            ]
         for endpoint in awake:
             if _is_idle(endpoint, now):
                 self._suspend(endpoint)
+        for branch in asleep:  # what the API did by SQL has woken it
+            branch.store.suspend_unless(lambda branch=branch: _is_awake(branch))  # type: ignore[misc]
 
     def _suspend(self, endpoint: Endpoint) -> None:
         endpoint.state = "IDLE"
-        endpoint.branch.store.suspend_unless(
-            lambda: any(each.state == "ACTIVE" for each in endpoint.branch.endpoints.values())
-        )
+        endpoint.branch.store.suspend_unless(lambda: _is_awake(endpoint.branch))
 
     # -- calls
 
@@ -243,6 +262,10 @@ def _resized(sizing: Sizing, given: dict[str, Any]) -> Sizing:
     return resized(sizing, {**given, **({"pg_settings": inner["pg_settings"]} if "pg_settings" in inner else {})})
 
 
+def _is_awake(branch: Branch) -> bool:
+    return branch.busy or any("ACTIVE" in (each.state, each.pending) for each in branch.endpoints.values())
+
+
 def _is_idle(endpoint: Endpoint, now: float) -> bool:
     timeout = endpoint.sizing.suspend
     if timeout is None or now - endpoint.last_active < timeout:
@@ -261,27 +284,35 @@ class _Door:
     endpoints: Endpoints
     endpoint: Endpoint
 
-    def admit(self, user: str, password: str) -> None:
+    def verifier(self, user: str) -> str | None:
         """See Door."""
-        world, branch = self.world, self.endpoint.branch
-        with world.lock:
-            if branch.state != "READY":
-                raise RefusedError("57P03", "the branch is not ready")
-            if world.time.now() < branch.logins_from:
-                raise RefusedError("28P01", f'External authorization failed for user "{user}"')
-            role = next((each for each in branch.roles.values() if each.postgres_role == user), None)
+        branch = self.endpoint.branch
+        with self.world.lock:
+            role = self._role(user)
+            if not branch.project.native_login or (role is not None and role.auth_method != PASSWORD):
+                return None
+        self.endpoints.wake(self.endpoint)
+        return verifier(branch, user)
+
+    def _role(self, user: str) -> Role | None:
+        """The role that logs in, as far as the API knows it. Raises RefusedError while nobody can."""
+        branch = self.endpoint.branch
+        if branch.state != "READY":
+            raise RefusedError("57P03", "the branch is not ready")
+        if self.world.time.now() < branch.logins_from:
+            raise RefusedError("28P01", f'External authorization failed for user "{user}"')
+        return next((each for each in branch.roles.values() if each.postgres_role == user), None)
+
+    def admit(self, user: str, token: str) -> None:
+        """See Door."""
         failed = RefusedError("28P01", f'password authentication failed for user "{user}"')
-        if role is None or role.auth_method == NO_LOGIN:
-            raise failed
-        if role.auth_method != OAUTH:
-            if role.password is None or password != role.password:
-                raise failed
-            return
+        with self.world.lock:
+            role = self._role(user)
         try:
-            token = world.tokens.login(password)
+            found = self.world.tokens.login(token)
         except ApiError as error:
             raise failed from error
-        if token.identity.name != user:
+        if role is None or role.auth_method != OAUTH or found.identity.name != user:
             raise failed
 
     def socket_directory(self) -> str:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from pytest_lakebranch.emulator import startup
+from pytest_lakebranch.emulator.scram import MECHANISM, Exchange, ScramError
 from pytest_lakebranch.emulator.startup import RefusedError
 from pytest_lakebranch.state import SOCKET_NAME
 
@@ -26,10 +27,13 @@ INSECURE = "connection is insecure (try using `sslmode=require`)"
 
 
 class Door(Protocol):
-    """What the gateway asks of an endpoint. ``admit`` and ``socket`` may take their time; both raise RefusedError."""
+    """What the gateway asks of an endpoint. All but the last two may take their time, and raise RefusedError."""
 
-    def admit(self, user: str, password: str) -> None:
-        """Check a login."""
+    def verifier(self, user: str) -> str | None:
+        """What PostgreSQL keeps of the password of a role that logs in with one; None for one that needs a token."""
+
+    def admit(self, user: str, token: str) -> None:
+        """Check a login with a token."""
 
     def socket_directory(self) -> str:
         """Where the compute listens; wakes it."""
@@ -39,6 +43,10 @@ class Door(Protocol):
 
     def touch(self) -> None:
         """Data passed."""
+
+
+Find = Callable[[str | None], Door | None]
+"""The door for a token; with None that of an address that leads to one endpoint only, if it does."""
 
 
 @dataclass(slots=True)
@@ -58,14 +66,11 @@ class Gateway:
         self._listening: dict[str, _Listening] = {}
         self._thread.start()
 
-    def open(self, address: str, listener: socket.socket, find: Callable[[str, str], Door]) -> None:
-        """Serve at ``address``, on which ``listener`` listens; ``find`` tells by user and password whose door it is.
-
-        Where the endpoint is known by its address, ``find`` gives it whatever it is asked.
-        """
+    def open(self, address: str, listener: socket.socket, find: Find) -> None:
+        """Serve at ``address``, on which ``listener`` listens; ``find`` tells where its clients go."""
         self._run(self._open(address, listener, find))
 
-    async def _open(self, address: str, listener: socket.socket, find: Callable[[str, str], Door]) -> None:
+    async def _open(self, address: str, listener: socket.socket, find: Find) -> None:
         clients: set[asyncio.StreamWriter] = set()
         context = self._tls(address)
 
@@ -120,7 +125,7 @@ class _Conversation:
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
     context: Any
-    find: Callable[[str, str], Door]
+    find: Find
     in_thread: Callable[..., Coroutine[Any, Any, Any]]
     secure: bool = False
 
@@ -167,11 +172,12 @@ class _Conversation:
         self, version: int, given: dict[str, str]
     ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, Door]:
         user = given.get("user", "")
-        self.writer.write(startup.authentication(startup.AUTH_CLEARTEXT))
-        await self.writer.drain()
-        password = (await startup.answer(self.reader)).rstrip(b"\0").decode(errors="replace")
-        door = self.find(user, password)
-        await self.in_thread(door.admit, user, password)
+        door = self.find(None)
+        verifier = None if door is None else await self.in_thread(door.verifier, user)
+        if door is None or verifier is None:
+            door = await self._by_token(user)
+        else:
+            await self._by_password(user, verifier)
         directory = await self.in_thread(door.socket_directory)
         inner_reader, inner_writer = await asyncio.open_unix_connection(f"{directory}/{SOCKET_NAME}")
         if more := door.options():
@@ -179,8 +185,35 @@ class _Conversation:
         inner_writer.write(startup.startup(version, given))
         return inner_reader, inner_writer, door
 
+    async def _by_token(self, user: str) -> Door:
+        self.writer.write(startup.authentication(startup.AUTH_CLEARTEXT))
+        await self.writer.drain()
+        token = (await startup.answer(self.reader)).rstrip(b"\0").decode(errors="replace")
+        door = self.find(token)
+        if door is None:
+            raise RefusedError("28P01", f'password authentication failed for user "{user}"')
+        await self.in_thread(door.admit, user, token)
+        return door
+
+    async def _by_password(self, user: str, verifier: str) -> None:
+        """SCRAM-SHA-256; PostgreSQL itself, which listens on a closed socket, is not asked again."""
+        try:
+            exchange = Exchange(verifier)
+            self.writer.write(startup.authentication(startup.AUTH_SASL, f"{MECHANISM}\0\0".encode()))
+            mechanism, message = startup.initial_response(await startup.answer(self.reader))
+            if mechanism != MECHANISM:
+                raise RefusedError("08P01", "client selected an invalid SASL authentication mechanism")
+            self.writer.write(startup.authentication(startup.AUTH_SASL_CONTINUE, exchange.first(message)))
+            final = exchange.final(await startup.answer(self.reader))
+            self.writer.write(startup.authentication(startup.AUTH_SASL_FINAL, final))
+        except ScramError as error:
+            raise RefusedError("28P01", f'password authentication failed for user "{user}"') from error
+
     async def _cancel(self, key: bytes) -> None:
-        directory = await self.in_thread(self.find("", "").socket_directory)
+        door = self.find(None)
+        if door is None:
+            return
+        directory = await self.in_thread(door.socket_directory)
         _, inner = await asyncio.open_unix_connection(f"{directory}/{SOCKET_NAME}")
         inner.write(startup.cancel(key))
         await inner.drain()

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pytest_lakebranch.emulator.emulator import Emulator
 
 ROOT = "/api/2.0/postgres"
+CONTROL = "/_emulator/"
 LARGEST_BODY = 1 << 20
 REMEMBERED = 10_000
 Handler = Callable[..., View]
@@ -84,19 +85,25 @@ class Application:
         name = "unknown"
         status = 0
         try:
-            page = self.open_pages.get(f"{request.method} {request.path}")
-            if page is not None:
-                name, response = request.path, page(request)
-            else:
-                name, response = self._api(request)
+            name, response = self._response(request)
             status = response.status_code
             response.headers["x-request-id"] = uid()
             response.headers["x-databricks-org-id"] = str(self.emulator.workspace_id)
             return response(environ, start_response)
         finally:
-            seconds = time.perf_counter() - began
-            agent = request.headers.get("User-Agent", "")
-            self.served.append(Served(name, request.method, request.path, status, seconds, agent))
+            if not request.path.startswith(CONTROL):
+                seconds, agent = time.perf_counter() - began, request.headers.get("User-Agent", "")
+                self.served.append(Served(name, request.method, request.path, status, seconds, agent))
+
+    def _response(self, request: Request) -> tuple[str, Response]:
+        """The name of the route, and the answer."""
+        page = self.open_pages.get(f"{request.method} {request.path}")
+        if page is not None:
+            return request.path, page(request)
+        if request.path.startswith(CONTROL):
+            known = ", ".join(key for key in self.open_pages if CONTROL in key)
+            return "unknown", error_response(ApiError(404, "NOT_FOUND", f"no such control route; known are {known}"))
+        return self._api(request)
 
     def _api(self, request: Request) -> tuple[str, Response]:
         try:

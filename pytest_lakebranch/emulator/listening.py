@@ -28,7 +28,8 @@ class _Handler(WSGIRequestHandler):
         """Requests are remembered by the application; they are not printed."""
 
     def connection_dropped(self, error: BaseException, environ: Any = None) -> None:
-        """The client has gone, or was dropped on purpose."""
+        """The client has gone, or is dropped on purpose."""
+        self.close_connection = True
 
 
 @contextlib.contextmanager

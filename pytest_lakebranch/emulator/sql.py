@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from pytest_lakebranch.emulator.names import made_from
-from pytest_lakebranch.emulator.resources import OAUTH, PASSWORD, Branch, Database, Role
+from pytest_lakebranch.emulator.refusals import ApiError, bad_request
+from pytest_lakebranch.emulator.resources import NO_LOGIN, OAUTH, PASSWORD, Branch, Database, Role
+from pytest_lakebranch.postgres.connect import connect
 from pytest_lakebranch.providers.local.server import MAINTENANCE, SUPERUSER, Server
 
 if TYPE_CHECKING:
@@ -72,3 +75,90 @@ def composed(template: str, names: Sequence[str]) -> sql.Composed:
 
     made: Any = sql.SQL(template)  # type: ignore[arg-type, unused-ignore]
     return made.format(*(sql.Identifier(name) for name in names))  # type: ignore[no-any-return]
+
+
+@contextmanager
+def _as_refusal() -> Iterator[None]:
+    """What PostgreSQL refuses, the API refuses."""
+    import psycopg
+
+    try:
+        yield
+    except psycopg.Error as error:
+        raise bad_request(str(error.diag.message_primary or error)) from error
+
+
+def create_role(branch: Branch, role: Role) -> None:
+    """Create the role in PostgreSQL; raises ApiError."""
+    server = branch.store.running().server
+    with _as_refusal():
+        run(server, "create role {}", role.postgres_role)
+    try:
+        alter_role(branch, role)
+        if role.password is not None:
+            _set_password(server, role)
+    except ApiError:
+        run(server, "drop role {}", role.postgres_role)
+        raise
+
+
+def _set_password(server: Server, role: Role) -> None:
+    from psycopg import sql
+
+    statement = sql.SQL("alter role {} password {}")
+    with _as_refusal():
+        server.control.execute(statement.format(sql.Identifier(role.postgres_role), sql.Literal(role.password)))
+
+
+def alter_role(branch: Branch, role: Role) -> None:
+    """Give the role in PostgreSQL its attributes and memberships; raises ApiError."""
+    server = branch.store.running().server
+    words = [name if role.attributes.get(name) else f"no{name}" for name in ("bypassrls", "createdb", "createrole")]
+    words.append("nologin" if role.auth_method == NO_LOGIN else "login")
+    with _as_refusal():
+        run(server, f"alter role {{}} {' '.join(words)}", role.postgres_role)
+        granted = "grant {} to {}" if role.superuser else "revoke {} from {}"
+        run(server, granted, GROUP, role.postgres_role)
+
+
+def drop_role(branch: Branch, role: Role, heir: Role | None) -> None:
+    """Drop the role in PostgreSQL, its property going to ``heir`` in all databases; raises ApiError."""
+    server = branch.store.running().server
+    with _as_refusal():
+        for (name,) in server.query("select datname::text from pg_database where datallowconn"):
+            with connect(server.endpoint(name), autocommit=True) as connection:
+                if heir is not None:
+                    statement = composed("reassign owned by {} to {}", (role.postgres_role, heir.postgres_role))
+                    connection.execute(statement)
+                    connection.execute(composed("drop owned by {}", (role.postgres_role,)))
+        run(server, "drop role {}", role.postgres_role)
+
+
+def create_database(branch: Branch, database: Database) -> None:
+    """Create the database in PostgreSQL; raises ApiError."""
+    owner = branch.roles[database.role].postgres_role
+    with _as_refusal():
+        run(branch.store.running().server, "create database {} owner {}", database.postgres_database, owner)
+
+
+def alter_database(branch: Branch, database: Database, changed: Database) -> None:
+    """Rename the database or give it to another role; raises ApiError."""
+    server = branch.store.running().server
+    with _as_refusal():
+        if changed.role != database.role:
+            owner = branch.roles[changed.role].postgres_role
+            run(server, "alter database {} owner to {}", database.postgres_database, owner)
+        if changed.postgres_database != database.postgres_database:
+            run(server, "alter database {} rename to {}", database.postgres_database, changed.postgres_database)
+
+
+def drop_database(branch: Branch, database: Database) -> None:
+    """Drop the database, and end who is connected to it; raises ApiError."""
+    with _as_refusal():
+        run(branch.store.running().server, "drop database {} with (force)", database.postgres_database)
+
+
+def verifier(branch: Branch, user: str) -> str | None:
+    """What PostgreSQL keeps of a role's password; None when it has none. Raises LakebranchError."""
+    rows = branch.store.running().server.query("select rolpassword from pg_authid where rolname = %s", user)
+    return rows[0][0] if rows else None

@@ -49,6 +49,14 @@ def authentication(kind: int, more: bytes = b"") -> bytes:
     return b"R" + struct.pack("!ii", 8 + len(more), kind) + more
 
 
+def initial_response(body: bytes) -> tuple[str, bytes]:
+    """The mechanism and the first message of a SASLInitialResponse. Raises RefusedError."""
+    mechanism, _, rest = body.partition(b"\0")
+    if len(rest) < 4:
+        raise RefusedError("08P01", "malformed SASL response")
+    return mechanism.decode(errors="replace"), rest[4:]
+
+
 def parameters(body: bytes) -> dict[str, str]:
     """The parameters of a StartupMessage. Raises RefusedError."""
     words = body.split(b"\0")

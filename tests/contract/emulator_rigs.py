@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psycopg
 from databricks.sdk import WorkspaceClient
 from databricks.sdk.core import Config
@@ -17,6 +18,7 @@ from local_rigs import rig
 
 from pytest_lakebranch.emulator.emulator import PROJECT, USER, Emulator, Options
 from pytest_lakebranch.emulator.listening import served
+from pytest_lakebranch.waiting import Deadline, poll
 
 BASE = "create table item (id int primary key); insert into item select generate_series(1, 10)"
 DATABASE = "databricks_postgres"
@@ -58,7 +60,23 @@ class Emulated:
         if not {"ttl", "expire_time", "no_expiry"} & set(spec):
             spec["no_expiry"] = True
         wanted = postgres.Branch(spec=postgres.BranchSpec(source_branch=source, **spec))
-        return self.w.postgres.create_branch(self.project, wanted, name).wait()
+        return self.done(self.w.postgres.create_branch(self.project, wanted, name))
+
+    def done(self, operation: Any) -> Any:
+        """What an operation ends with. The SDK would wait a second if it were not done at its first look."""
+        get = self.w.postgres.get_operation
+        assert poll(lambda: get(operation.name()).done or None, deadline=Deadline(30), every=0.01)
+        return operation.wait()
+
+    def control(self, method: str, what: str, body: Any = None, who: int = 0) -> httpx.Response:
+        """A call of a control route."""
+        token = self.emulator.options.identities[who].token
+        headers = {"Authorization": f"Bearer {token}"}
+        return httpx.request(method, f"{self.url}/_emulator/{what}", json=body, headers=headers)
+
+    def state(self, branch: str, endpoint: str = "primary") -> str:
+        """The state of an endpoint."""
+        return self.w.postgres.get_endpoint(f"{branch}/endpoints/{endpoint}").status.current_state.value
 
     def host(self, branch: str, endpoint: str = "primary") -> str:
         """Where an endpoint listens."""

@@ -272,6 +272,8 @@ class LocalProvider:
         place, name = compute.server.place, compute.name
         remove_tree(compute.server.sockets)
         with translated(place.directory, f"waking {name}"):
+            # A volatile overlay leaves a mark there that it was mounted, and refuses to be again (overlayfs.rst).
+            remove_tree(place.directory / "work" / "work")
             server = self._serve(name, place)
         resumed = LocalCompute(self, server, at=compute.at, endpoint=self._endpoint(server))
         with self._lock:
