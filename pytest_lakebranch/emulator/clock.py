@@ -22,8 +22,8 @@ class WorldTime:
         self._over = threading.Event()
 
     def now(self) -> float:
-        """The present."""
-        return self._clock.now() + self._ahead
+        """The present, to the microsecond, as it is written."""
+        return round(self._clock.now() + self._ahead, 6)
 
     def advance(self, seconds: float) -> None:
         """Move on: what was to happen meanwhile is due."""

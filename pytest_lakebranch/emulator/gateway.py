@@ -17,10 +17,12 @@ from typing import Any, Protocol, TypeVar
 from pytest_lakebranch.emulator import startup
 from pytest_lakebranch.emulator.scram import MECHANISM, Exchange, ScramError
 from pytest_lakebranch.emulator.startup import RefusedError
+from pytest_lakebranch.postgres import messages
 from pytest_lakebranch.state import SOCKET_NAME
 
 T = TypeVar("T")
 CHUNK = 1 << 16
+PROTOCOL_3 = 3
 PATIENCE = 60.0
 """Seconds for a client to log in."""
 INSECURE = "connection is insecure (try using `sslmode=require`)"
@@ -146,21 +148,21 @@ class _Conversation:
             self.writer.close()
 
     async def _log_in(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, Door] | None:
-        code, body = await startup.first_packet(self.reader)
-        while code in (startup.SSL_REQUEST, startup.GSS_REQUEST):
-            if code == startup.SSL_REQUEST and not self.secure:
+        said = await startup.opening(self.reader)
+        while said.code in messages.ENCRYPTION_REQUESTS:
+            if said.code == messages.SSL_REQUEST and not self.secure:
                 await self._encrypt()
             else:
                 self.writer.write(b"N")
-            code, body = await startup.first_packet(self.reader)
-        if code == startup.CANCEL_REQUEST:
-            await self._cancel(body)
+            said = await startup.opening(self.reader)
+        if said.code == messages.CANCEL_REQUEST:
+            await self._cancel(said.body)
             return None
-        if code >> 16 != startup.PROTOCOL_3:
-            raise RefusedError("0A000", f"unsupported frontend protocol {code >> 16}.{code & 0xFFFF}")
+        if said.code >> 16 != PROTOCOL_3:
+            raise RefusedError("0A000", f"unsupported frontend protocol {said.code >> 16}.{said.code & 0xFFFF}")
         if not self.secure:
             raise RefusedError("28000", INSECURE)
-        return await self._admitted(code, startup.parameters(body))
+        return await self._admitted(said.code, said.parameters)
 
     async def _encrypt(self) -> None:
         self.writer.write(b"S")
@@ -182,7 +184,7 @@ class _Conversation:
         inner_reader, inner_writer = await asyncio.open_unix_connection(f"{directory}/{SOCKET_NAME}")
         if more := door.options():
             given["options"] = f"{given.get('options', '')} {more}".strip()
-        inner_writer.write(startup.startup(version, given))
+        inner_writer.write(messages.start_up(given, version))
         return inner_reader, inner_writer, door
 
     async def _by_token(self, user: str) -> Door:
@@ -215,7 +217,7 @@ class _Conversation:
             return
         directory = await self.in_thread(door.socket_directory)
         _, inner = await asyncio.open_unix_connection(f"{directory}/{SOCKET_NAME}")
-        inner.write(startup.cancel(key))
+        inner.write(messages.request(messages.CANCEL_REQUEST, key))
         await inner.drain()
         inner.close()
 

@@ -1,4 +1,7 @@
-"""The server's side of SCRAM-SHA-256 (RFC 5802, RFC 7677), by what PostgreSQL keeps of a password."""
+"""The server's side of SCRAM-SHA-256 (RFC 5802, RFC 7677), by what PostgreSQL keeps of a password.
+
+Not by scramp, with which we log in as a client: its server refuses the empty name that libpq sends.
+"""
 
 from __future__ import annotations
 

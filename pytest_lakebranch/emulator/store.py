@@ -17,6 +17,8 @@ from pytest_lakebranch.providers.local.compute import LocalCompute
 from pytest_lakebranch.providers.local.control_file import position
 from pytest_lakebranch.providers.local.provider import LocalProvider
 
+EXACT = 1e-6
+"""Seconds to which times are written."""
 WHERE = "select pg_current_wal_insert_lsn()::text"
 SIZE = "select sum(pg_database_size(oid))::bigint from pg_database where datallowconn"
 BUSY = """select count(*) from pg_stat_activity
@@ -61,7 +63,7 @@ class Moment:
         """Whether the branch was in this state then."""
         if lsn is not None:
             return position(self.lsn) <= position(lsn) <= position(self.last_lsn)
-        return time is not None and self.since <= time <= self.until
+        return time is not None and self.since - EXACT <= time <= self.until + EXACT
 
 
 @dataclass
