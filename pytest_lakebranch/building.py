@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +11,6 @@ from pathlib import Path
 from pytest_lakebranch.branches.base import Plan, Ticket
 from pytest_lakebranch.environment import Seat
 from pytest_lakebranch.host.client import HostClient
-from pytest_lakebranch.model import Endpoint
 from pytest_lakebranch.postgres.binaries import find
 from pytest_lakebranch.progress import Progress
 from pytest_lakebranch.steps.base import Step, Workplace, is_divided, units_of
@@ -50,7 +49,6 @@ class Builder:
     progress: Progress
     root: Path
     seat: Seat | None
-    variables: Callable[[Endpoint], Mapping[str, str]]
 
     def ensure(self, steps: Sequence[Step]) -> str:
         """Have the base made of ``steps``, here or by whoever else is at it; return its key. Raises BaseError."""
@@ -65,7 +63,7 @@ class Builder:
         key, ticket, programs = self.client.base(plan)
         if ticket is None:
             return key
-        place = Workplace(ticket.endpoint, find(str(programs)), self.root, self.variables)
+        place = Workplace(ticket.endpoint, find(str(programs)), self.root)
         try:
             with self.progress.building(tuple(dict.fromkeys(plan.labels[ticket.next :]))):
                 self._apply(steps, ticket, place)

@@ -7,18 +7,16 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import MutableMapping
 from pathlib import Path
 
-from pytest_lakebranch.branches.address import move
-from pytest_lakebranch.branches.reaper import write_owner
 from pytest_lakebranch.config import Settings
 from pytest_lakebranch.model import Endpoint
 from pytest_lakebranch.postgres.connect import LOOPBACK, placeholders
 from pytest_lakebranch.postgres.port import Port
 from pytest_lakebranch.postgres.refusal import Refusal
 from pytest_lakebranch.processes import Identity
-from pytest_lakebranch.state import PORT, sockets_root
+from pytest_lakebranch.state import PORT, move, sockets_root, write_owner
 
 STRAY = frozenset({"PGHOSTADDR", "PGOPTIONS", "PGSERVICE", "PGSERVICEFILE"})
 """Variables that libpq adds to a URL which says nothing of them (PostgreSQL documentation, 34.15)."""
@@ -27,11 +25,6 @@ HINT = (
     "Ask for the fixture lakebranch, or mark the test with @pytest.mark.lakebranch, or set lakebranch_autouse. "
     "While wider fixtures are set up, the URL leads to lakebranch_worker or lakebranch_run if one of them is open."
 )
-
-
-def application_variables(settings: Settings) -> Callable[[Endpoint], Mapping[str, str]]:
-    """What the variables of ``lakebranch_env`` must be to lead to an endpoint."""
-    return lambda endpoint: settings.variables(placeholders(endpoint))
 
 
 class Seat:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from pytest_lakebranch.config import Settings
 from pytest_lakebranch.model import ProviderFacts
 from pytest_lakebranch.providers.local.provider import facts_of
@@ -16,6 +14,6 @@ def check(settings: Settings) -> ProviderFacts:
 
     Nothing is started; a few milliseconds.
     """
-    parse_all(settings.base, root=Path(settings.root))
+    parse_all(settings.base, settings)
     sockets_root()
     return facts_of(settings, State.at(settings.home).ensure())

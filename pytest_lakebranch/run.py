@@ -19,7 +19,7 @@ from pytest_lakebranch.branch import Branch
 from pytest_lakebranch.branches.lease import Purpose, Request
 from pytest_lakebranch.building import Builder
 from pytest_lakebranch.config import Settings
-from pytest_lakebranch.environment import Seat, application_variables, clear_abandoned_seats
+from pytest_lakebranch.environment import Seat, clear_abandoned_seats
 from pytest_lakebranch.errors import ConfigError, HostError, LakebranchError, MachineError
 from pytest_lakebranch.host.client import HostClient, connect, connect_or_start
 from pytest_lakebranch.host.run_directory import RunDirectory
@@ -85,11 +85,8 @@ class Run:
         """The key of a base, made by ``entries`` (default: the project's), which is ready when this returns."""
         chosen = tuple(self._entries if entries is None else entries)
         if chosen not in self._bases:
-            root = Path(self.settings.root)
-            steps = parse_all(chosen, root=root)
-            builder = Builder(
-                self._host, Progress(self._place.terminal), root, self._seat, application_variables(self.settings)
-            )
+            steps = parse_all(chosen, self.settings)
+            builder = Builder(self._host, Progress(self._place.terminal), Path(self.settings.root), self._seat)
             try:
                 self._bases[chosen] = builder.ensure(steps)
             finally:

@@ -2,6 +2,7 @@
 
     HOME/FORMAT             the layout's version; a newer one is refused
     HOME/layers/KEY/        a sealed layer
+    HOME/notes/             what was worked out about files, see steps/notes.py
     HOME/runs/RUN/          one run: alive.lock, host.log, ledger.jsonl, branches/, building/
     SOCKETS/RUN/            the sockets of one run; short, because a socket's path must stay under 104 bytes
 
@@ -11,13 +12,15 @@ HOME itself may be an existing directory of any mode: nothing but FORMAT lies in
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 import tempfile
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pytest_lakebranch.errors import MachineError
+from pytest_lakebranch.processes import Identity
 
 FORMAT = 1
 SOCKET_PATH_LIMIT = 103
@@ -50,6 +53,11 @@ class State:
         """One directory for each run that lives, or died without cleaning up."""
         return self.home / "runs"
 
+    @property
+    def notes(self) -> Path:
+        """What was worked out about files."""
+        return self.home / "notes"
+
     def ensure(self) -> State:
         """Make the directories.
 
@@ -63,7 +71,7 @@ class State:
             )
         try:
             self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
-            for directory in (self.layers, self.runs):
+            for directory in (self.layers, self.runs, self.notes):
                 make_private(directory)
             self._check_format()
         except OSError as error:
@@ -136,3 +144,16 @@ def sockets_root() -> Path:
         f"no short directory for sockets: tried {', '.join(map(str, candidates))}; "
         f"a socket's path must stay under {SOCKET_PATH_LIMIT + 1} bytes. Set TMPDIR to a shorter path."
     )
+
+
+def write_owner(directory: Path, process: Identity) -> None:
+    """Note in a socket directory whose it is, so that it can be cleared when that process is gone."""
+    (directory / "owner").write_text(json.dumps(asdict(process)))
+
+
+def move(link: Path, target: Path) -> None:
+    """Make ``link`` a symbolic link to ``target`` without a moment in which it does not exist."""
+    fresh = link.with_name(link.name + "~")
+    fresh.unlink(missing_ok=True)
+    fresh.symlink_to(target)
+    fresh.replace(link)

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pytest_lakebranch.model import Endpoint
+from pytest_lakebranch.state import move
 
 
 class Address:
@@ -29,11 +30,3 @@ class Address:
     def remove(self) -> None:
         """Lead nowhere: whoever connects from now on is refused by the kernel. Idempotent."""
         self._path.unlink(missing_ok=True)
-
-
-def move(link: Path, target: Path) -> None:
-    """Make ``link`` a symbolic link to ``target`` without a moment in which it does not exist."""
-    fresh = link.with_name(link.name + "~")
-    fresh.unlink(missing_ok=True)
-    fresh.symlink_to(target)
-    fresh.replace(link)

@@ -15,7 +15,6 @@ import shutil
 import signal
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 
 from pytest_lakebranch.processes import LINUX, Identity
@@ -113,11 +112,6 @@ def _servers_by_pid_file(directory: Path) -> Iterator[int]:
         lines = path.read_text().splitlines()
         if lines and lines[0].isdigit() and not Identity.of(int(lines[0])).is_gone:
             yield int(lines[0])
-
-
-def write_owner(directory: Path, process: Identity) -> None:
-    """Note in a socket directory whose it is, so that it can be cleared when that process is gone."""
-    (directory / "owner").write_text(json.dumps(asdict(process)))
 
 
 def _is_abandoned(directory: Path) -> bool:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from pytest_lakebranch.branches.base import Plan
 from pytest_lakebranch.config import Settings
 from pytest_lakebranch.postgres.binaries import find
@@ -16,5 +14,5 @@ def keys(settings: Settings) -> list[str]:
 
     Steps that a ``conftest.py`` supplies by a hook are not in it. Raises ConfigError and MachineError.
     """
-    steps = parse_all(settings.base, root=Path(settings.root))
+    steps = parse_all(settings.base, settings)
     return Plan.of(steps).keys(root_key(settings, find(settings.postgres)))

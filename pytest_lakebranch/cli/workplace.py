@@ -7,12 +7,11 @@ import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-from pytest_lakebranch.branches.reaper import write_owner
 from pytest_lakebranch.config import Settings
 from pytest_lakebranch.host.run_directory import RunDirectory
 from pytest_lakebranch.processes import Identity
 from pytest_lakebranch.providers.local.provider import LocalProvider
-from pytest_lakebranch.state import State
+from pytest_lakebranch.state import State, write_owner
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from pytest_lakebranch.branches.engine import Engine, running
-from pytest_lakebranch.branches.reaper import reap, write_owner
+from pytest_lakebranch.branches.reaper import reap
 from pytest_lakebranch.config import Settings
 from pytest_lakebranch.errors import HostError, LakebranchError
 from pytest_lakebranch.host import wire
@@ -27,7 +27,7 @@ from pytest_lakebranch.ledger import Ledger
 from pytest_lakebranch.postgres.binaries import find
 from pytest_lakebranch.processes import Identity, import_ahead
 from pytest_lakebranch.providers.local.provider import LocalProvider
-from pytest_lakebranch.state import State
+from pytest_lakebranch.state import State, write_owner
 
 
 class Host:

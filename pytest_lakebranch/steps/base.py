@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeGuard
 
@@ -12,23 +12,16 @@ from pytest_lakebranch.model import Endpoint
 from pytest_lakebranch.postgres.binaries import Binaries
 
 
-def _no_variables(_endpoint: Endpoint) -> Mapping[str, str]:
-    return {}
-
-
 @dataclass(frozen=True, slots=True)
 class Workplace:
     """The server a step works on: where it is, and the programs that fit it.
 
     The role of ``endpoint`` is a superuser while steps run, so that they may create extensions and roles.
-    ``variables`` tells the environment variables from which the application takes its URL (``lakebranch_env``), as
-    they must be set to lead to an endpoint.
     """
 
     endpoint: Endpoint
     binaries: Binaries
     root: Path
-    variables: Callable[[Endpoint], Mapping[str, str]] = field(default=_no_variables, compare=False)
 
 
 class Unit(Protocol):

@@ -29,7 +29,7 @@ class DumpStep:
 
     def fingerprint(self) -> str:
         """Of the content; for the directory format of every file in it, with its name."""
-        parts = [f"{files.shown(path, self.path)} {files.digest(path, self.label)}" for path in self._files()]
+        parts = [f"{files.shown(path, self.path)} {self.inputs.digest(path)}" for path in self._files()]
         return files.fingerprint("dump", [*parts, "inputs", *self.inputs.digests()])
 
     def apply(self, place: Workplace) -> str:

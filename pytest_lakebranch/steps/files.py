@@ -5,21 +5,43 @@ from __future__ import annotations
 import glob
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 
 from pytest_lakebranch.errors import ConfigError
+from pytest_lakebranch.model import Endpoint
+from pytest_lakebranch.state import PORT
+from pytest_lakebranch.steps.notes import Notes
+
+
+@dataclass(frozen=True, slots=True)
+class Application:
+    """The application under test, as far as steps run its code: the role and database it connects to, and how it is
+    told where they are (the variables of ``lakebranch_env``, for an endpoint).
+    """
+
+    user: str = "postgres"
+    database: str = "app"
+    variables: Callable[[Endpoint], Mapping[str, str]] = field(default=lambda _endpoint: {}, compare=False)
+
+    def at(self, host: str) -> Endpoint:
+        """Where it connects when a server listens in the directory ``host``."""
+        return Endpoint(host, PORT, self.user, self.database)
 
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """The globs of ``inputs=``, relative to ``root``: files whose content is part of a step's fingerprint."""
+    """Where a step comes from: its root, the globs of ``inputs=`` relative to it (files whose content is part of the
+    step's fingerprint), what is remembered of files, and the application.
+    """
 
     label: str
     globs: tuple[str, ...]
     root: Path
+    notes: Notes = field(default_factory=Notes, compare=False)
+    application: Application = field(default_factory=Application, compare=False)
 
     def files(self) -> Iterator[Path]:
         """The files in a fixed order; ConfigError when a glob matches none."""
@@ -32,16 +54,11 @@ class Inputs:
 
     def digests(self) -> list[str]:
         """Name and content of every file; the name is relative to ``root``, so that a checkout may move."""
-        return [f"{shown(path, self.root)} {digest(path, self.label)}" for path in self.files()]
+        return [f"{shown(path, self.root)} {self.digest(path)}" for path in self.files()]
 
-
-def digest(path: Path, label: str) -> str:
-    """SHA-256 of a file's content, read in pieces; ConfigError naming ``label`` when it cannot be read."""
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise ConfigError(f"{label}: {path} cannot be read: {error.strerror}.") from error
+    def digest(self, path: Path) -> str:
+        """SHA-256 of a file's content; ConfigError when it cannot be read."""
+        return self.notes.digest(path, self.label)
 
 
 def fingerprint(kind: str, parts: Iterable[str]) -> str:

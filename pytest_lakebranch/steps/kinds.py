@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeGuard
 
+from pytest_lakebranch.config import Settings
 from pytest_lakebranch.errors import ConfigError
+from pytest_lakebranch.model import Endpoint
+from pytest_lakebranch.postgres.connect import placeholders
+from pytest_lakebranch.state import State
 from pytest_lakebranch.steps import dump, python, sql
 from pytest_lakebranch.steps.base import Seed, Step
-from pytest_lakebranch.steps.files import Inputs
+from pytest_lakebranch.steps.files import Application, Inputs
+from pytest_lakebranch.steps.notes import Notes
 
 Entry = str | Seed | Step
 
@@ -20,18 +26,26 @@ GRAMMAR = "Kinds are sql:PATH, dump:PATH and python:PKG.MOD:CALLABLE; any may en
 _SUFFIX = re.compile(r"^(?P<what>.*?)(?:\s+inputs=(?P<globs>.*))?$", re.DOTALL)
 
 
-def parse_all(entries: Iterable[Entry], *, root: Path) -> tuple[Step, ...]:
+def parse_all(entries: Iterable[Entry], settings: Settings) -> tuple[Step, ...]:
     """The steps for all entries, in their order; ConfigError for the first that is wrong."""
-    return tuple(parse(entry, root=root) for entry in entries)
+    notes = Notes(State.at(settings.home).notes)
+    application = Application(settings.user, settings.database, partial(variables, settings))
+    return tuple(parse(entry, root=Path(settings.root), notes=notes, application=application) for entry in entries)
 
 
-def parse(entry: Entry, *, root: Path) -> Step:
+def variables(settings: Settings, endpoint: Endpoint) -> Mapping[str, str]:
+    """What the variables of ``lakebranch_env`` must be to lead to an endpoint."""
+    return settings.variables(placeholders(endpoint))
+
+
+def parse(entry: Entry, *, root: Path, notes: Notes | None = None, application: Application | None = None) -> Step:
     """The step for one entry: a string ``KIND:WHAT``, a callable, or an object that is a step already.
 
     Whatever it names must exist; nothing is imported, run or connected to.  Raises ConfigError.
     """
     if isinstance(entry, str):
-        return _from_text(entry, Path(root).absolute())
+        surroundings = (Path(root).absolute(), notes or Notes(), application or Application())
+        return _from_text(entry, surroundings)
     if isinstance(entry, type):
         raise ConfigError(f"the step {entry.__qualname__} is a class. Give an object of it, or a function. {GRAMMAR}")
     if _is_step(entry):
@@ -45,7 +59,8 @@ def _is_step(entry: Any) -> TypeGuard[Step]:
     return all(hasattr(entry, name) for name in ("label", "fingerprint", "apply"))
 
 
-def _from_text(entry: str, root: Path) -> Step:
+def _from_text(entry: str, surroundings: tuple[Path, Notes, Application]) -> Step:
+    root = surroundings[0]
     match = _SUFFIX.match(entry.strip())
     what, globs = (match["what"], match["globs"]) if match else (entry, None)
     kind, colon, written = what.partition(":")
@@ -54,7 +69,7 @@ def _from_text(entry: str, root: Path) -> Step:
     if not written:
         raise ConfigError(f"{entry!r} is not a step: nothing follows {kind}:. {GRAMMAR}")
     try:
-        inputs = Inputs(entry, _globs(entry, globs), root)
+        inputs = Inputs(entry, _globs(entry, globs), *surroundings)
         list(inputs.files())
         return KINDS[kind](entry, written, inputs)
     except ConfigError as error:

@@ -36,7 +36,7 @@ class PythonStep:
     def fingerprint(self) -> str:
         """Of the module's source file, the callable's name and the inputs; nothing is imported."""
         file = modules.source_of(self.module, root=self.inputs.root, label=self.label)
-        parts = [f"{self.module}:{self.attribute}", files.digest(file, self.label)]
+        parts = [f"{self.module}:{self.attribute}", self.inputs.digest(file)]
         return files.fingerprint("python", [*parts, "inputs", *self.inputs.digests()])
 
     def apply(self, place: Workplace) -> str:

@@ -14,7 +14,7 @@ from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, Modul
 from typing import Any
 
 from pytest_lakebranch.errors import ConfigError
-from pytest_lakebranch.steps import files
+from pytest_lakebranch.steps.notes import digest
 
 _PLAIN = (str, bytes, int, float, complex, bool, type(None), PurePath, date, time, timedelta, Decimal, Enum)
 _BUILT_IN = "built-in"
@@ -84,7 +84,7 @@ def _source(value: Any, label: str) -> str:
         raise ConfigError(
             f"{label}: {value!r} has no source file, so a change of it could not be noticed. Put it into a module."
         )
-    return files.digest(file, label)
+    return digest(file, label)
 
 
 def _state(value: Any, label: str) -> Any:

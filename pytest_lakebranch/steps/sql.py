@@ -122,9 +122,9 @@ def _run(label: str, file: Path, inputs: files.Inputs, place: Workplace) -> str:
 
 
 def _parts(file: Path, inputs: files.Inputs) -> Iterator[str]:
-    yield files.digest(file, inputs.label)
+    yield inputs.digest(file)
     for name, path in _reads(file, inputs)[1]:
-        yield f"{name} {files.digest(path, inputs.label) if path.is_file() else 'missing'}"
+        yield f"{name} {inputs.digest(path) if path.is_file() else 'missing'}"
 
 
 def _reads(file: Path, inputs: files.Inputs) -> tuple[Path, list[tuple[str, Path]]]:

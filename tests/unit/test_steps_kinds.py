@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from pytest_lakebranch.config import Settings, resolve
 from pytest_lakebranch.errors import ConfigError
 from pytest_lakebranch.steps.base import Step, Workplace
 from pytest_lakebranch.steps.kinds import GRAMMAR, parse, parse_all
@@ -23,6 +24,11 @@ def root(tmp_path: Path) -> Path:
     (tmp_path / "empty").mkdir()
     (tmp_path / "rows.csv").write_text("1\n")
     return tmp_path
+
+
+def settings_at(root: Path) -> Settings:
+    """Settings of a project in ``root``."""
+    return resolve(options={"home": str(root / "home")}, environ={}, ini={}, root=root)
 
 
 def refusal(entry: object, root: Path) -> str:
@@ -50,7 +56,7 @@ def test_absolute_paths_are_accepted(root: Path, tmp_path: Path) -> None:
 def test_order_is_kept(root: Path) -> None:
     """Steps run in the order in which they are written."""
     entries = ["sql:schema.sql", "dump:shop.dump"]
-    assert [step.label for step in parse_all(entries, root=root)] == entries
+    assert [step.label for step in parse_all(entries, settings_at(root))] == entries
 
 
 def test_step_object_is_taken_as_it_is(root: Path) -> None:
@@ -131,7 +137,7 @@ def test_installed_and_namespace_modules_are_found(root: Path) -> None:
     """A module may be installed, or lie in a folder without ``__init__.py``."""
     (root / "space" / "inner").mkdir(parents=True)
     (root / "space" / "inner" / "seed.py").write_text("def load(conn): ...\n")
-    assert parse_all(["python:space.inner.seed:load", "python:json.decoder:JSONDecoder"], root=root)
+    assert parse_all(["python:space.inner.seed:load", "python:json.decoder:JSONDecoder"], settings_at(root))
     assert "space" not in sys.modules
 
 

@@ -1,0 +1,157 @@
+"""What was worked out about files, remembered until one of them changes.
+
+A note holds the SHA-256 of every file it depends on.  A file that has the size, the times and the inode that it had is
+taken to be unchanged, without reading it, unless it was changed so shortly before the note was made that its times
+could not tell; otherwise its content decides.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pytest_lakebranch.errors import ConfigError
+
+FORMAT = 1
+COARSE = 2.0
+"""Seconds by which a file must be older than a note: the coarsest times that file systems keep (FAT)."""
+BIG = 1 << 20
+"""Bytes from which looking a digest up is quicker than computing it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """What was worked out (of JSON's types), and the digests of the files it depends on."""
+
+    value: Any
+    digests: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Notes:
+    """Notes in a directory that all processes of the machine share; without one, in memory."""
+
+    directory: Path | None = None
+    _memory: dict[str, str] = field(default_factory=dict, compare=False)
+
+    def remember(self, key: str, work: Callable[[], tuple[Any, Iterable[Path], Iterable[str]]]) -> Note:
+        """The value for ``key``: as noted if it still holds, else as ``work`` finds it now.
+
+        ``work`` returns the value, the files and directories it depends on, and the names of environment variables it
+        depends on. One process works at a time; the others wait for its note.
+        """
+        found = self._valid(key)
+        if found is None:
+            with self._alone(key):
+                found = self._valid(key) or self._make(key, work)
+        return found
+
+    def digest(self, path: Path, label: str) -> str:
+        """SHA-256 of a file's content, read once for all processes if it is big; ConfigError when it cannot be read."""
+        try:
+            if path.stat().st_size < BIG:
+                return digest(path, label)
+        except OSError:
+            return digest(path, label)
+        return self.remember(f"digest {path}", lambda: (None, [path], ())).digests[str(path)]
+
+    def _make(self, key: str, work: Callable[[], tuple[Any, Iterable[Path], Iterable[str]]]) -> Note:
+        began = time.time()
+        value, paths, variables = work()
+        stamps = {str(path): _stamp(path) for path in paths}
+        note = {
+            "format": FORMAT,
+            "key": key,
+            "value": value,
+            "noted": began,
+            "stamps": stamps,
+            "digests": {path: _content(Path(path)) for path in stamps},
+            "variables": {name: _of_variable(name) for name in variables},
+        }
+        self._write(key, json.dumps(note))
+        return Note(value, note["digests"])
+
+    def _valid(self, key: str) -> Note | None:
+        try:
+            note = json.loads(self._read(key))
+            if note["format"] != FORMAT or note["key"] != key:
+                return None
+            same = all(_of_variable(name) == was for name, was in note["variables"].items())
+            unchanged = same and all(
+                _is_unchanged(Path(path), stamp, note["digests"][path], note["noted"])
+                for path, stamp in note["stamps"].items()
+            )
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return Note(note["value"], note["digests"]) if unchanged else None
+
+    def _alone(self, key: str) -> AbstractContextManager[object]:
+        if self.directory is None:
+            return nullcontext()
+        import filelock
+
+        self.directory.mkdir(mode=0o700, exist_ok=True)
+        return filelock.FileLock(self._file(self.directory, key).with_suffix(".lock"), mode=0o600, thread_local=False)
+
+    def _read(self, key: str) -> str:
+        return self._memory[key] if self.directory is None else self._file(self.directory, key).read_text()
+
+    def _write(self, key: str, text: str) -> None:
+        if self.directory is None:
+            self._memory[key] = text
+            return
+        file = self._file(self.directory, key)
+        written = file.with_suffix(f".{os.getpid()}")
+        written.write_text(text)
+        written.replace(file)
+
+    @staticmethod
+    def _file(directory: Path, key: str) -> Path:
+        return directory / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
+
+
+def digest(path: Path, label: str) -> str:
+    """SHA-256 of a file's content, read in pieces; ConfigError naming ``label`` when it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ConfigError(f"{label}: {path} cannot be read: {error.strerror}.") from error
+
+
+def _stamp(path: Path) -> list[int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_dev]
+
+
+def _is_unchanged(path: Path, stamp: list[int] | None, content: str, noted: float) -> bool:
+    if stamp is not None and stamp == _stamp(path) and max(stamp[1], stamp[2]) / 1e9 < noted - COARSE:
+        return True
+    return _content(path) == content
+
+
+def _content(path: Path) -> str:
+    """The digest of a file, or of the names in a directory; empty when there is neither."""
+    try:
+        if path.is_dir():
+            names = sorted(entry.name for entry in os.scandir(path) if entry.name != "__pycache__")
+            return hashlib.sha256(json.dumps(names).encode()).hexdigest()
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return ""
+
+
+def _of_variable(name: str) -> str:
+    value = os.environ.get(name)
+    return "" if value is None else hashlib.sha256(value.encode(errors="surrogateescape")).hexdigest()
