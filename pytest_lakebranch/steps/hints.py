@@ -60,6 +60,20 @@ def advice(message: str, place: Workplace) -> str:
     return ""
 
 
+def of_python(message: str) -> str:
+    """What the user may do about an error that importing the application raised; empty when nothing is known."""
+    absent = re.match(
+        r"KeyError: '(?P<name>[A-Z][A-Z0-9_]*)'|.*\bSet the (?P<other>[A-Z][A-Z0-9_]*) environment", message
+    )
+    if absent:
+        name = absent["name"] or absent["other"]
+        return (
+            f"The application reads the environment variable {name} when it is imported. If it is to lead to the "
+            f"database, name it: lakebranch_env = {name} (or {name}=TEMPLATE); else set it where pytest is started."
+        )
+    return ""
+
+
 def missing_roles(names: Iterable[str]) -> str:
     """What to do when the server lacks roles."""
     roles = sorted(names)

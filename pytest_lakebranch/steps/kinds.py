@@ -14,14 +14,19 @@ from pytest_lakebranch.errors import ConfigError
 from pytest_lakebranch.model import Endpoint
 from pytest_lakebranch.postgres.connect import placeholders
 from pytest_lakebranch.state import State
-from pytest_lakebranch.steps import dump, python, sql
+from pytest_lakebranch.steps import alembic, dump, python, sql
 from pytest_lakebranch.steps.base import Seed, Step
 from pytest_lakebranch.steps.files import Application, Inputs
 from pytest_lakebranch.steps.notes import Notes
 
 Entry = str | Seed | Step
 
-KINDS: dict[str, Callable[[str, str, Inputs], Step]] = {"sql": sql.parse, "dump": dump.parse, "python": python.parse}
+KINDS: dict[str, Callable[[str, str, Inputs], Step]] = {
+    "sql": sql.parse,
+    "dump": dump.parse,
+    "alembic": alembic.parse,
+    "python": python.parse,
+}
 GRAMMAR = "Kinds are sql:PATH, dump:PATH and python:PKG.MOD:CALLABLE; any may end in ' inputs=GLOB,…'."
 _SUFFIX = re.compile(r"^(?P<what>.*?)(?:\s+inputs=(?P<globs>.*))?$", re.DOTALL)
 

@@ -105,3 +105,9 @@ def _on_search_path(root: Path) -> Iterator[None]:
     finally:
         if str(root) in sys.path:
             sys.path.remove(str(root))
+
+
+def require(name: str, *, extra: str, label: str) -> None:
+    """ConfigError that names the extra when a library is not installed; it is not imported."""
+    if importlib.util.find_spec(name) is None:
+        raise ConfigError(f"{label} needs {name}, which is not installed: `pip install 'pytest-lakebranch[{extra}]'`.")

@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import inspect
-import sysconfig
-import traceback
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from pytest_lakebranch.errors import BaseError, ConfigError
 from pytest_lakebranch.postgres.connect import connect
 from pytest_lakebranch.steps import files, hints, modules, sources
 from pytest_lakebranch.steps.base import Seed, Workplace
-from pytest_lakebranch.steps.failures import Failure, base_error
+from pytest_lakebranch.steps.blame import failure_of
+from pytest_lakebranch.steps.failures import base_error
 
 if TYPE_CHECKING:
     import psycopg
-
-_NOT_THE_USERS = (sysconfig.get_path("stdlib"), str(Path(__file__).parents[1]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +76,7 @@ def _guarded(label: str, place: Workplace, load: Callable[[], Seed]) -> str:
     except (BaseError, KeyboardInterrupt):
         raise
     except BaseException as error:  # not only Exception: a pytest.skip() here would turn the suite green
-        failure = Failure(_where(error, place.root), _message(error), _statement(error))
+        failure = failure_of(error, place.root)
         raise base_error(label, failure, hints.advice(failure.message, place)) from error
     return "done"
 
@@ -103,41 +98,6 @@ def _finish(label: str, result: object, conn: psycopg.Connection[Any]) -> None:
             "Let the error out, or catch it around `with conn.transaction():`."
         )
     conn.commit()
-
-
-def _message(error: BaseException) -> str:
-    name = type(error).__qualname__
-    module = type(error).__module__
-    return f"{name if module == 'builtins' else f'{module}.{name}'}: {error}"
-
-
-def _where(error: BaseException, root: Path) -> str:
-    """``file:line`` of the deepest frame in the user's own code."""
-    if isinstance(error, SyntaxError) and error.filename:
-        return f"{files.shown(Path(error.filename), root)}:{error.lineno}"
-    frames = [(Path(frame.f_code.co_filename), line) for frame, line in traceback.walk_tb(error.__traceback__)]
-    readable = [(file, line) for file, line in frames if file.is_file() and not str(file).startswith(_NOT_THE_USERS)]
-    own = [(file, line) for file, line in readable if "site-packages" not in file.parts]
-    installed = [(file, line) for file, line in readable if "psycopg" not in file.parts]
-    if not own and not installed:
-        return "its call"
-    file, number = (own or installed)[-1]
-    return f"{files.shown(file, root)}:{number}"
-
-
-def _statement(error: BaseException) -> str:
-    """What psycopg was asked to execute, without its parameters: its errors do not carry it, its frames do."""
-    for frame, _ in reversed(list(traceback.walk_tb(error.__traceback__))):
-        if frame.f_globals.get("__name__", "").startswith("psycopg.") and "query" in frame.f_locals:
-            return _as_text(frame)
-    return ""
-
-
-def _as_text(frame: FrameType) -> str:
-    query = frame.f_locals["query"]
-    if isinstance(query, bytes):
-        return query.decode(errors="replace")
-    return query.as_string() if hasattr(query, "as_string") else str(query)
 
 
 def parse(label: str, written: str, inputs: files.Inputs) -> PythonStep:
