@@ -56,7 +56,8 @@ TABLE: tuple[Row, ...] = (
     Row(
         "base",
         "list",
-        "the steps that make the base, in order: sql:PATH, dump:PATH, python:PKG.MOD:CALLABLE; "
+        "the steps that make the base, in order: sql:PATH, dump:PATH, alembic:INI, django:SETTINGS_MODULE, "
+        "command:PROGRAM, python:PKG.MOD:CALLABLE; "
         "any may end in ' inputs=GLOB,…' to name files whose change rebuilds it",
         (),
         "STEP",

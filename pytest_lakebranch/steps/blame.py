@@ -37,7 +37,7 @@ def where(error: BaseException, root: Path, otherwise: str = "") -> str:
     own = [(file, line) for file, line in readable if "site-packages" not in file.parts]
     installed = [(file, line) for file, line in readable if "psycopg" not in file.parts]
     if not own and (otherwise or not installed):
-        return otherwise or "its call"
+        return shown(Path(otherwise), root) if otherwise else "its call"
     file, number = (own or installed)[-1]
     return f"{shown(file, root)}:{number}"
 

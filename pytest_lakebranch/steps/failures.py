@@ -21,9 +21,9 @@ class Failure:
 
 def base_error(label: str, failure: Failure, advice: str = "") -> BaseError:
     """The error that a step raises; ``advice`` is what the user may do about it."""
-    parts = [f"{label} failed at {failure.where}:", _indented(failure.message)]
+    parts = [f"{label} failed at {failure.where}:", indented(failure.message)]
     if failure.statement:
-        parts += ["statement:", _indented(shortened(failure.statement))]
+        parts += ["statement:", indented(shortened(failure.statement))]
     if advice:
         parts.append(advice)
     return BaseError("\n".join(parts))
@@ -38,5 +38,6 @@ def shortened(text: str) -> str:
     return kept if len(lines) <= LINES else f"{kept}\n… ({len(lines) - LINES:,} more lines)"
 
 
-def _indented(text: str) -> str:
+def indented(text: str) -> str:
+    """As messages show what others have said."""
     return "\n".join(f"    {line}".rstrip() for line in text.strip("\n").splitlines())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
@@ -14,7 +15,7 @@ from pytest_lakebranch.errors import ConfigError
 from pytest_lakebranch.model import Endpoint
 from pytest_lakebranch.postgres.connect import placeholders
 from pytest_lakebranch.state import State
-from pytest_lakebranch.steps import alembic, dump, python, sql
+from pytest_lakebranch.steps import alembic, command, django, dump, python, sql
 from pytest_lakebranch.steps.base import Seed, Step
 from pytest_lakebranch.steps.files import Application, Inputs
 from pytest_lakebranch.steps.notes import Notes
@@ -25,9 +26,14 @@ KINDS: dict[str, Callable[[str, str, Inputs], Step]] = {
     "sql": sql.parse,
     "dump": dump.parse,
     "alembic": alembic.parse,
+    "django": django.parse,
+    "command": command.parse,
     "python": python.parse,
 }
-GRAMMAR = "Kinds are sql:PATH, dump:PATH and python:PKG.MOD:CALLABLE; any may end in ' inputs=GLOB,…'."
+GRAMMAR = (
+    "Kinds are sql:PATH, dump:PATH, alembic:INI[@REVISION], django:SETTINGS_MODULE, command:PROGRAM ARGUMENTS and "
+    "python:PKG.MOD:CALLABLE; any may end in ' inputs=GLOB,…'."
+)
 _SUFFIX = re.compile(r"^(?P<what>.*?)(?:\s+inputs=(?P<globs>.*))?$", re.DOTALL)
 
 
@@ -39,8 +45,14 @@ def parse_all(entries: Iterable[Entry], settings: Settings) -> tuple[Step, ...]:
 
 
 def variables(settings: Settings, endpoint: Endpoint) -> Mapping[str, str]:
-    """What the variables of ``lakebranch_env`` must be to lead to an endpoint."""
-    return settings.variables(placeholders(endpoint))
+    """What the variables of ``lakebranch_env`` must be to lead to an endpoint.
+
+    A loopback port is led there by this process already: then they are as they are.
+    """
+    found = settings.variables(placeholders(endpoint))
+    if settings.listen == "tcp":
+        return {name: os.environ[name] for name in found if name in os.environ}
+    return found
 
 
 def parse(entry: Entry, *, root: Path, notes: Notes | None = None, application: Application | None = None) -> Step:

@@ -27,25 +27,35 @@ class Outcome:
 
 
 def run(place: Workplace, name: str, *arguments: str, cwd: Path, output: bool = False) -> Outcome:
-    """Run a program to its end, connected to nothing by itself (see :func:`connected`).
+    """Run one of PostgreSQL's programs to its end, connected to nothing by itself (see :func:`connected`).
 
     It reads no terminal, prints nothing, and is ended with all its children when we are interrupted.
     """
+    command = [program(place, name), *arguments]
+    return _finished(command, cwd, _environment(), subprocess.PIPE if output else subprocess.DEVNULL, subprocess.PIPE)
+
+
+def execute(command: list[str], *, cwd: Path, environ: dict[str, str]) -> Outcome:
+    """Run any program in the same way; all it says is in ``output``. OSError when it cannot be started."""
+    return _finished(command, cwd, environ, subprocess.PIPE, subprocess.STDOUT)
+
+
+def _finished(command: list[str], cwd: Path, environ: dict[str, str], output: int, errors: int) -> Outcome:
     process = subprocess.Popen(
-        [program(place, name), *arguments],
+        command,
         cwd=cwd,
-        env=_environment(),
+        env=environ,
         stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE if output else subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
+        stdout=output,
+        stderr=errors,
         start_new_session=True,
     )
     try:
-        out, errors = process.communicate()
+        out, told = process.communicate()
     except BaseException:
         _end(process)
         raise
-    return Outcome(process.returncode, (out or b"").decode(errors="replace"), errors.decode(errors="replace"))
+    return Outcome(process.returncode, (out or b"").decode(errors="replace"), (told or b"").decode(errors="replace"))
 
 
 def connected(place: Workplace) -> tuple[str, ...]:

@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from migration_projects import alembic_project, alembic_revision, django_migration, django_project
 from step_servers import Server, dump, rows
 
 from pytest_lakebranch.errors import BaseError
+from pytest_lakebranch.postgres.connect import connect
 from pytest_lakebranch.steps.base import Step, Workplace
 from pytest_lakebranch.steps.kinds import Entry, parse
 
@@ -72,6 +74,30 @@ def python_callable(root: Path, server: Server) -> Case:
     return Case(module.load, file, "conftest.py:3")
 
 
+def alembic(root: Path, server: Server) -> Case:
+    """A revision of an Alembic project."""
+    versions = alembic_project(root)
+    file = alembic_revision(versions, "a1", None, TABLE.strip(), ROWS.strip())
+    return Case("alembic:alembic.ini", file, "migrations/versions/a1_change.py:9")
+
+
+def django(root: Path, server: Server) -> Case:
+    """A migration of a Django project."""
+    folder = django_project(root, "site_b", "shop")
+    file = django_migration(folder / "shop", "0001_initial", [], TABLE + ROWS)
+    return Case("django:site_b.settings", file, "site_b/shop/migrations/0001_initial.py")
+
+
+def command(root: Path, server: Server) -> Case:
+    """A program that takes the URL from its environment."""
+    file = root / "migrate.sh"
+    file.write_text(
+        f"#!/bin/sh\nset -e\nexec 2>&1\npsql -qe -v ON_ERROR_STOP=1 $DATABASE_URL <<EOF\n{TABLE}{ROWS}EOF\n"
+    )
+    file.chmod(0o755)
+    return Case("command:./migrate.sh", file, "status 3")
+
+
 def dump_of(style: str) -> Callable[[Path, Server], Case]:
     """A dump in one of pg_dump's formats; its name tells nothing."""
 
@@ -89,6 +115,9 @@ KINDS: dict[str, Callable[[Path, Server], Case]] = {
     "dump custom": dump_of("custom"),
     "dump directory": dump_of("directory"),
     "dump tar": dump_of("tar"),
+    "alembic": alembic,
+    "django": django,
+    "command": command,
     "python module": python_module,
     "python callable": python_callable,
 }
@@ -128,18 +157,19 @@ def test_apply_fills_the_database(step: Step, place: Workplace, monkeypatch: pyt
         monkeypatch.setenv(name, value)
     done = step.apply(place)
     assert rows(place, "SELECT * FROM item ORDER BY id") == [(1, "bolt"), (2, "nut")]
-    assert re.fullmatch(r"(2 files, )?[\d.]+ (bytes|kB)|done", done)
+    assert re.fullmatch(r"(2 files, )?[\d.]+ (bytes|kB)|done|[1-9][0-9]* migrations?", done)
 
 
 def test_failure_tells_where_what_and_why(case: Case, step: Step, place: Workplace, server: Server) -> None:
     """A failing step names its file and line, the statement and the server's message, and leaves no connection."""
-    step.apply(place)
+    with connect(place.endpoint) as conn:
+        conn.execute("CREATE TABLE item ()")
     with pytest.raises(BaseError) as caught:
         step.apply(place)
     message = str(caught.value)
-    assert message.startswith(f"{step.label} failed at {case.where}")
+    assert re.match(rf"{re.escape(step.label)} failed (at|with) {re.escape(case.where)}", message)
     assert 'relation "item" already exists' in message
-    assert re.search(r"statement:\n    CREATE TABLE (public\.)?item \(", message)
+    assert re.search(r"\n    CREATE TABLE (public\.)?item \(", message)
     assert server.clients_of(place) == 0
 
 
