@@ -7,16 +7,40 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 from pytest_lakebranch.branches.base import Plan, Ticket
 from pytest_lakebranch.environment import Seat
-from pytest_lakebranch.host.client import HostClient
+from pytest_lakebranch.model import Endpoint
 from pytest_lakebranch.postgres.binaries import find
 from pytest_lakebranch.progress import Progress
 from pytest_lakebranch.steps.base import Step, Workplace, is_divided, units_of
 
 BATCH_SECONDS = 0.5
 """How long some migrations applied at once should take: long enough to gain from it, short enough for checkpoints."""
+
+
+class Tickets(Protocol):
+    """Who knows which bases there are and gives out tickets for those that are missing: the host, or whoever has none.
+
+    See :class:`Bases` for what is raised.
+    """
+
+    @property
+    def broken(self) -> bool:
+        """Whether it is gone, and all tickets are void."""
+
+    def base(self, plan: Plan) -> tuple[str, Ticket | None, Path]:
+        """The key of a base, a ticket if the caller is to build it, and PostgreSQL's programs."""
+
+    def stepped(self, ticket: str, done: int, seconds: float) -> Endpoint:
+        """Note progress; where the next unit works."""
+
+    def built(self, ticket: str) -> None:
+        """Seal it."""
+
+    def failed(self, ticket: str, message: str) -> None:
+        """Give it up."""
 
 
 @dataclass(slots=True)
@@ -45,7 +69,7 @@ class _Progress:
 class Builder:
     """Runs steps in this process: they may be Python functions of the project under test."""
 
-    client: HostClient
+    client: Tickets
     progress: Progress
     root: Path
     seat: Seat | None

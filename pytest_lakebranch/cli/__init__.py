@@ -12,7 +12,7 @@ from pytest_lakebranch import __version__
 from pytest_lakebranch.errors import ConfigError, LakebranchError
 
 DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
-COMMANDS = ("doctor", "ls", "open", "reap", "layers", "config", "completion")
+COMMANDS = ("doctor", "ls", "open", "reap", "layers", "config", "serve", "completion")
 EPILOG = """exit codes:
   0    done
   1    it failed, or doctor found something that does not work

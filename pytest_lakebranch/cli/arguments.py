@@ -1,9 +1,12 @@
-"""Arguments that several commands share, and the types of their values."""
+"""What several commands share: arguments, the types of their values, and how signals end them."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import re
+import signal
+from collections.abc import Iterator
 from typing import Any
 
 Commands = Any
@@ -37,3 +40,24 @@ def span(text: str) -> int:
     if found is None:
         raise argparse.ArgumentTypeError(f"{text!r} is not a span of time such as 30m, 12h or 7d")
     return int(found[1]) * SPANS[found[2]]
+
+
+@contextlib.contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """Have a request to end take the way of Ctrl-C, so that everything is removed."""
+
+    def end(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    numbers = (signal.SIGTERM, signal.SIGHUP)
+    before = [signal.signal(number, end) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+
+
+def interruptible() -> None:
+    """For a child process whose parent ignores SIGINT: Ctrl-C ends it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -46,7 +46,7 @@ def run(parsed: Namespace) -> int:
     here, home = project(parsed), state(parsed)
     target = find(parsed.target, project=here, state=home)
     _check_version(target.sealed, target.settings)
-    with _ended_by_signals(), _opened(target, target.settings, home) as endpoint:
+    with arguments.ended_by_signals(), _opened(target, target.settings, home) as endpoint:
         if parsed.print or parsed.json:
             return _print(parsed, endpoint, target.name)
         return _psql(endpoint, parsed.psql, target.settings)
@@ -90,14 +90,10 @@ def _psql(endpoint: Endpoint, words: Sequence[str], settings: Settings) -> int:
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for psql
     try:
         command = [program, conninfo(endpoint), *words]
-        process = subprocess.Popen(command, env=environment_without_pg(), preexec_fn=_interruptible)  # noqa: PLW1509
+        process = subprocess.Popen(command, env=environment_without_pg(), preexec_fn=arguments.interruptible)  # noqa: PLW1509
         return process.wait()
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def _interruptible() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _print(parsed: Namespace, endpoint: Endpoint, name: str) -> int:
@@ -111,19 +107,3 @@ def _print(parsed: Namespace, endpoint: Endpoint, name: str) -> int:
         while True:
             signal.pause()
     return 0
-
-
-@contextlib.contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    """Have a request to end take the way of Ctrl-C, so that everything is removed."""
-
-    def end(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    numbers = (signal.SIGTERM, signal.SIGHUP)
-    before = [signal.signal(number, end) for number in numbers]
-    try:
-        yield
-    finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)

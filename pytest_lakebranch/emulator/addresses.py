@@ -9,7 +9,7 @@ import threading
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 
-from pytest_lakebranch.errors import MachineError
+from pytest_lakebranch.errors import ConfigError, MachineError
 from pytest_lakebranch.state import PORT
 
 FIRST = int(IPv4Address("127.64.0.1"))
@@ -47,13 +47,15 @@ class Addresses:
         )
 
     def listen_shared(self) -> tuple[str, socket.socket]:
-        """The address that all endpoints share, and a socket that listens on it. Raises MachineError."""
+        """The address that all endpoints share, and a socket that listens on it. Raises ConfigError or MachineError."""
         address = self.shared or ""
+        if not _is_loopback(address):
+            raise ConfigError(f"{address} is no loopback address: the emulator listens on 127.0.0.0/8 only.")
         try:
             return address, listening(address, self.port)
-        except (OSError, ValueError) as error:
+        except OSError as error:
             raise MachineError(
-                f"{address}:{self.port} cannot be listened on: {error}. "
+                f"{address}:{self.port} cannot be listened on: {error.strerror}. "
                 "Choose another port for endpoints with --endpoint-port, and set PGPORT to it for clients."
             ) from error
 
@@ -65,10 +67,15 @@ class Addresses:
         )
 
 
+def _is_loopback(address: str) -> bool:
+    try:
+        return IPv4Address(address).is_loopback
+    except ValueError:
+        return False
+
+
 def listening(address: str, port: int) -> socket.socket:
-    """A socket that listens on a loopback address; raises OSError."""
-    if not IPv4Address(address).is_loopback:
-        raise OSError(errno.EPERM, "the emulator listens on loopback addresses only", address)
+    """A socket that listens there; raises OSError."""
     made = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     try:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -6,10 +6,11 @@ import secrets
 import threading
 import traceback
 from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from random import Random
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from pytest_lakebranch.emulator.addresses import Addresses
 from pytest_lakebranch.emulator.branches import Branches
@@ -25,14 +26,17 @@ from pytest_lakebranch.emulator.http import Application, Route
 from pytest_lakebranch.emulator.identities import Identity, Tokens
 from pytest_lakebranch.emulator.latency import Latencies
 from pytest_lakebranch.emulator.limits import Limits
+from pytest_lakebranch.emulator.names import made_from
 from pytest_lakebranch.emulator.oidc import SignIn
 from pytest_lakebranch.emulator.operations import Operations
-from pytest_lakebranch.emulator.projects import Projects
+from pytest_lakebranch.emulator.projects import FIRST_BRANCH, Projects
+from pytest_lakebranch.emulator.refusals import ApiError
 from pytest_lakebranch.emulator.resources import Branch, uid
-from pytest_lakebranch.emulator.roles import Roles
+from pytest_lakebranch.emulator.roles import Roles, role_for
 from pytest_lakebranch.emulator.snapshots import Snapshots
 from pytest_lakebranch.emulator.store import ForkPoints
 from pytest_lakebranch.emulator.world import Call, View, World
+from pytest_lakebranch.errors import ConfigError, MachineError
 from pytest_lakebranch.waiting import Clock, Deadline, poll
 
 if TYPE_CHECKING:
@@ -40,6 +44,7 @@ if TYPE_CHECKING:
     from pytest_lakebranch.providers.local.provider import LocalProvider
 
 TICK_SECONDS = 0.2
+SET_UP_SECONDS = 120.0
 USER = "developer@example.com"
 VIEWER = "viewer@example.com"
 PRINCIPAL = "5f0a1c7e-0000-4000-8000-1a6eb2a9c400"
@@ -109,7 +114,8 @@ class Emulator:
         self._branches = branches = Branches(self.world, self._endpoints)
         self._projects = projects = Projects(self.world, branches)
         endpoints, credentials = self._endpoints, Credentials(self.world)
-        roles, databases = Roles(self.world), Databases(self.world)
+        self._roles, databases = Roles(self.world), Databases(self.world)
+        roles = self._roles
         self._snapshots = snapshots = Snapshots(self.world, branches)
         one = "/projects/<project>"
         two = f"{one}/branches/<branch>"
@@ -160,15 +166,30 @@ class Emulator:
     def _operation(self, call: Call, resource: str, operation: str) -> View:
         return self.world.operations.get(f"{resource}/operations/{operation}")
 
-    def create_project(self, name: str = PROJECT) -> None:
-        """Create a project as the first identity, and wait until it is there. Raises ApiError."""
-        call = Call("create_project", self.options.identities[0], {"project_id": name}, {})
+    def set_up(self, project: str = PROJECT, faults: Sequence[Any] = ()) -> None:
+        """Create a project as the first identity, with roles for all that manage, then let faults happen.
+
+        Raises ConfigError for a name or fault that cannot be, MachineError when the project cannot be made.
+        """
+        creator, *others = self.options.identities
+        try:
+            self._done(self._projects.create, Call("create_project", creator, {"project_id": project}, {}))
+            for identity in (each for each in others if each.manages):
+                call = Call("create_role", creator, {"role_id": made_from(identity.name)}, {"spec": role_for(identity)})
+                self._done(self._roles.create, call, project, FIRST_BRANCH)
+            self.world.branch(project, FIRST_BRANCH).store.present(self.world.time.now())  # what forks begin with
+            self.faults.add(list(faults))
+        except ApiError as error:
+            raise ConfigError(error.message) from error
+
+    def _done(self, handler: Callable[..., View], call: Call, *arguments: str) -> None:
+        """Call a handler, and wait for its operation. Raises MachineError when that does not end well."""
         with self.world.lock:
-            begun = self._projects.create(call)
-        poll(lambda: self.world.operations.get(begun["name"])["done"] or None, deadline=Deadline(120))
-        done = self.world.operations.get(begun["name"])
-        if "error" in done:
-            raise RuntimeError(done["error"]["message"])
+            name = handler(call, *arguments)["name"]
+        get = self.world.operations.get
+        poll(lambda: get(name)["done"] or None, deadline=Deadline(SET_UP_SECONDS))
+        if "response" not in get(name):
+            raise MachineError(f"{call.route} failed: {get(name).get('error', 'it takes too long')}")
 
     def tick(self) -> None:
         """Do what is due: suspend, expire, purge. Done all the time anyway."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from werkzeug.serving import WSGIRequestHandler, make_server
 
+from pytest_lakebranch.emulator.addresses import listening
 from pytest_lakebranch.errors import MachineError
 
 if TYPE_CHECKING:
@@ -37,12 +38,15 @@ def served(emulator: Emulator, port: int = 0) -> Iterator[str]:
     """The API's URL until the block ends; port 0 is any free one. Raises MachineError."""
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     try:
-        server = make_server(HOST, port, emulator.application, threaded=True, request_handler=_Handler)
-    except (OSError, SystemExit) as error:
+        listener = listening(HOST, port)
+    except OSError as error:
         raise MachineError(
-            f"port {port} on {HOST} cannot be listened on: {error}. Is another emulator running? "
+            f"port {port} on {HOST} cannot be listened on: {error.strerror}. Is another emulator running? "
             "Choose another one with --port, or 0 for any that is free."
         ) from error
+    with listener:  # the server has a copy of it
+        port, handle = listener.getsockname()[1], listener.fileno()
+        server = make_server(HOST, port, emulator.application, threaded=True, request_handler=_Handler, fd=handle)
     thread = threading.Thread(target=server.serve_forever, name="lakebranch-http", daemon=True)
     thread.start()
     try:

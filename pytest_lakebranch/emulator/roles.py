@@ -10,6 +10,7 @@ from typing import Any
 
 from pytest_lakebranch.emulator import names, sql, views
 from pytest_lakebranch.emulator.fields import Reader, flag, inside, many, masked, one_of, spec, text
+from pytest_lakebranch.emulator.identities import Identity
 from pytest_lakebranch.emulator.paging import page
 from pytest_lakebranch.emulator.refusals import ApiError, bad_request, invalid, not_found, over_quota, required, trace
 from pytest_lakebranch.emulator.resources import NO_LOGIN, OAUTH, PASSWORD, Branch, Role
@@ -140,6 +141,18 @@ def _new(name: str, postgres_role: str, given: dict[str, Any], now: float) -> Ro
     made.attributes = given.get("attributes", {})
     made.password = secrets.token_urlsafe(18) if method == PASSWORD else None
     return made
+
+
+def role_for(identity: Identity) -> dict[str, Any]:
+    """The spec of a superuser's role with which an identity can log in."""
+    kind = "SERVICE_PRINCIPAL" if identity.is_service_principal else "USER"
+    attributes = {"createdb": True, "createrole": True}
+    return {
+        "postgres_role": identity.name,
+        "identity_type": kind,
+        "membership_roles": [SUPERUSER],
+        "attributes": attributes,
+    }
 
 
 def _check_name(name: str) -> None:

@@ -112,6 +112,6 @@ def emulated(home: Path, options: Options | None = None, *, base: str = BASE, po
     with rig(home, user=USER, database=DATABASE) as local:
         at = local.base(base.replace("insert", f'alter table item owner to "{USER}"; insert', 1))
         with Emulator(local.provider, at, options) as emulator:
-            emulator.create_project()
+            emulator.set_up()
             with served(emulator, port) as url:
                 yield Emulated(emulator, url)

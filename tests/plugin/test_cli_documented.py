@@ -44,8 +44,8 @@ def test_json_keys_are_those_of_the_table(
 ) -> None:
     """What --json prints has the documented keys and no others."""
     monkeypatch.chdir(tmp_path)
-    more = {"layers prune": ["--all"], "layers rebuild": ["--all"]}.get(name, [])
-    said = Command(capfd)(*name.split(), *more, "--json", "--home", str(tmp_path / "home")).json
+    more = {"layers prune": ["--all"], "layers rebuild": ["--all"], "serve": ["--", "true"]}.get(name, [])
+    said = Command(capfd)(*name.split(), "--json", "--home", str(tmp_path / "home"), *more).json
     documented = re.findall(r"`(\w+)`", re.sub(r"\(each.*?\)", "", keys))
     assert set(said) == {"version", *documented}
 

@@ -93,6 +93,11 @@ class LocalProvider:
         return _facts(self._binaries, self._chosen)
 
     @property
+    def run_directory(self) -> Path:
+        """Where everything of the run lies."""
+        return self._run_directory
+
+    @property
     def root_key(self) -> str:
         """See Provider."""
         return root_key(self._settings, self._binaries)

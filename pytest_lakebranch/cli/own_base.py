@@ -1,0 +1,50 @@
+"""Building a base in this process, without a host."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pytest_lakebranch.branches.base import Bases, Plan, Ticket
+from pytest_lakebranch.building import Builder
+from pytest_lakebranch.config import Settings
+from pytest_lakebranch.model import Endpoint, ForkPoint
+from pytest_lakebranch.postgres.binaries import find
+from pytest_lakebranch.progress import Progress
+from pytest_lakebranch.providers.local.provider import LocalProvider
+from pytest_lakebranch.steps.base import Step
+
+WORKER = "command"
+
+
+@dataclass(frozen=True, slots=True)
+class _OwnTickets:
+    """See Tickets."""
+
+    bases: Bases
+    programs: Path
+    broken: bool = False
+
+    def base(self, plan: Plan) -> tuple[str, Ticket | None, Path]:
+        return self.bases.key(plan), self.bases.request(WORKER, plan), self.programs
+
+    def stepped(self, ticket: str, done: int, seconds: float) -> Endpoint:
+        return self.bases.stepped(ticket, done, seconds)
+
+    def built(self, ticket: str) -> None:
+        self.bases.finish(ticket)
+
+    def failed(self, ticket: str, message: str) -> None:
+        self.bases.fail(ticket, message)
+
+
+def build(provider: LocalProvider, steps: Sequence[Step], settings: Settings, progress: Progress) -> ForkPoint:
+    """The base that ``steps`` make, from the cache or built now. Raises BaseError, ConfigError and MachineError."""
+    bases = Bases(provider, name=lambda: "base", rebuild=settings.rebuild)
+    try:
+        tickets = _OwnTickets(bases, find(settings.postgres).directory)
+        builder = Builder(tickets, progress, Path(settings.root), None)
+        return bases.fork_point(builder.ensure(steps))
+    finally:
+        bases.close()
