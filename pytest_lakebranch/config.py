@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
+from pytest_lakebranch import amounts
 from pytest_lakebranch.errors import ConfigError
 
 Kind = Literal["text", "list", "flag"]
@@ -22,6 +23,7 @@ RUNGS: tuple[Rung, ...] = get_args(Rung)
 PROVIDERS = ("local",)
 LISTEN = ("unix", "tcp")
 REPORT_SUFFIXES = (".json", ".html")
+KEEP = ("failed", "always", "never")
 MAINTENANCE_DATABASES = ("postgres", "template0", "template1")
 
 
@@ -80,6 +82,8 @@ TABLE: tuple[Row, ...] = (
     Row("storage", "text", "storage rung; auto takes the first that works", "auto", choices=("auto", *RUNGS)),
     Row("rebuild", "flag", "run all steps again, whatever the cache holds", False),
     Row("report", "list", "files to write a report of the run to, by suffix: .json or .html", (), "FILE"),
+    Row("keep", "text", "whose branches to keep after the run, for a human to look at", "never", choices=KEEP),
+    Row("keep_for", "text", "how long a kept branch stays, such as 12h or 7d", "1d", "SPAN"),
     Row("home", "text", "state directory", "the user cache directory", "DIR"),
 )
 BY_NAME = {row.name: row for row in TABLE}
@@ -115,6 +119,8 @@ class Settings(NamedTuple):
     storage: str
     rebuild: bool
     report: tuple[str, ...]
+    keep: str
+    keep_for: str
     home: str  # empty: the platform's user cache directory
     root: str
     sources: Mapping[str, str]
@@ -128,6 +134,11 @@ class Settings(NamedTuple):
         """From :meth:`to_json`."""
         lists = {row.name: tuple(stored[row.name]) for row in TABLE if row.kind == "list"}
         return cls(**{**stored, **lists})
+
+    @property
+    def keep_seconds(self) -> int:
+        """``keep_for`` in seconds."""
+        return amounts.span(self.keep_for)
 
     @property
     def server_settings(self) -> dict[str, str]:
@@ -240,6 +251,7 @@ def _check(settings: Settings) -> None:
         _check_server_setting(entry)
     _check_env(settings)
     _check_report(settings)
+    _check_amount("keep_for", settings.keep_for, amounts.span)
 
 
 def _check_identifier(row: Row, name: str) -> None:
@@ -275,6 +287,13 @@ def _check_report(settings: Settings) -> None:
         if Path(name).suffix.lower() not in REPORT_SUFFIXES:
             known = " and ".join(REPORT_SUFFIXES)
             raise ConfigError(f"lakebranch_report: {name!r} ends in neither of the known suffixes {known}.")
+
+
+def _check_amount(name: str, text: str, parse: Callable[[str], int]) -> None:
+    try:
+        parse(text)
+    except ValueError as error:
+        raise ConfigError(f"{BY_NAME[name].ini}: {error}.") from None
 
 
 def not_default(settings: Settings) -> Sequence[str]:

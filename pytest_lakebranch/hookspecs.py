@@ -26,7 +26,7 @@ def pytest_lakebranch_branch_ready(branch: Branch, item: pytest.Item | None) -> 
 
 @pytest.hookspec
 def pytest_lakebranch_branch_released(branch: Branch, end: LeaseEnd, item: pytest.Item | None) -> None:
-    """A lease has ended; the branch cannot be reached any more."""
+    """A lease has ended; the branch cannot be reached any more. For the branch of the run: called in the controller."""
 
 
 @pytest.hookspec

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_lakebranch import outcome
 from pytest_lakebranch.branch import Branch
 from pytest_lakebranch.errors import BranchError
 from pytest_lakebranch.markers import Wish, wish_of
@@ -54,6 +55,7 @@ class TestLease:
         branch = self._given = self._run.open(
             "test", asker=self._item.nodeid, parent=self._parent(), disposable=self._wish.destructive
         )
+        outcome.begin(self._run, self._item, branch)
         ends.callback(self._release, branch)
         ends.callback(self._run.application.lead_around)
         self._run.application.lead_to(branch)
@@ -67,12 +69,13 @@ class TestLease:
         return self._run.shared("run") if "lakebranch_run" in closure else None
 
     def _release(self, branch: Branch) -> None:
-        end = self._run.release(branch)
+        end = self._run.release(branch, failed=outcome.failure(self._item))
         self._item.user_properties.extend(
             (f"lakebranch_{name}", value)
             for name, value in (("branch", branch.name), ("ended", end.ending), ("reason", end.reason))
         )
         self._item.ihook.pytest_lakebranch_branch_released(branch=branch, end=end, item=self._item)
+        outcome.check(self._item, branch, end)
 
     @property
     def branch(self) -> Branch:

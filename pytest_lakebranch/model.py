@@ -98,6 +98,18 @@ class Built:
 
 
 @dataclass(frozen=True, slots=True)
+class KeptBranch:
+    """A branch that was left for a human: whose it was, until when (seconds since 1970), and the command to open it."""
+
+    branch: str
+    test: str
+    worker: str
+    until: float
+    bytes: int
+    command: str
+
+
+@dataclass(frozen=True, slots=True)
 class Summary:
     """What the host says of a whole run when it ends; ``began`` and ``ended`` are the host's, in seconds since 1970."""
 
@@ -107,3 +119,4 @@ class Summary:
     began: float
     ended: float
     left_behind: tuple[str, ...] = ()
+    kept: tuple[KeptBranch, ...] = ()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pytest_lakebranch.config import Settings
 from pytest_lakebranch.model import ProviderFacts
-from pytest_lakebranch.providers.local.provider import facts_of
+from pytest_lakebranch.providers.local.facts import facts_of
 from pytest_lakebranch.state import State, sockets_root
 from pytest_lakebranch.steps.kinds import parse_all
 

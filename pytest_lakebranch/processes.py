@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import threading
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,6 +43,32 @@ class Identity:
         if self.boot != boot_id():
             return True
         return self.is_visible and _start_time(self.pid) != self.started
+
+    @property
+    def token(self) -> str:
+        """A short word for it, for the names of what it is about to make."""
+        return f"{self.pid}-{_short(self.boot, self.namespace)}-{_short(self.started)}"
+
+
+def maker_is_gone(token: str) -> bool:
+    """Whether the process with this :attr:`Identity.token` could be seen from here and has ended."""
+    pid, _, rest = token.partition("-")
+    seen = Identity.of(int(pid)) if pid.isdigit() else None
+    return seen is not None and rest != seen.token.partition("-")[2] and rest[:8] == _short(seen.boot, seen.namespace)
+
+
+def _short(*words: str) -> str:
+    return f"{zlib.crc32(' '.join(words).encode()):08x}"
+
+
+@functools.cache
+def has_pidfd() -> bool:
+    """Whether processes can be held by a descriptor: some sandboxes forbid what the kernel can."""
+    try:
+        os.close(os.pidfd_open(os.getpid()))
+    except (OSError, AttributeError):
+        return False
+    return True
 
 
 @functools.cache

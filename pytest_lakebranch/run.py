@@ -23,11 +23,11 @@ from pytest_lakebranch.environment import Seat, clear_abandoned_seats
 from pytest_lakebranch.errors import ConfigError, HostError, LakebranchError, MachineError
 from pytest_lakebranch.host.client import HostClient, connect, connect_or_start
 from pytest_lakebranch.host.run_directory import RunDirectory
-from pytest_lakebranch.model import LeaseEnd, Summary
+from pytest_lakebranch.model import Endpoint, Grant, Lease, LeaseEnd, Summary
 from pytest_lakebranch.processes import Identity
 from pytest_lakebranch.progress import Progress
 from pytest_lakebranch.stash import RUN, RUN_ID, SEAT, SETTINGS, TERMINAL
-from pytest_lakebranch.state import State
+from pytest_lakebranch.state import PORT, State
 from pytest_lakebranch.steps.kinds import parse_all
 
 
@@ -138,10 +138,14 @@ class Run:
             self._said.add(what)
             raise
 
-    def release(self, branch: Branch) -> LeaseEnd:
-        """End a lease."""
+    def release(self, branch: Branch, *, failed: str = "") -> LeaseEnd:
+        """End a lease; ``failed`` tells how its test failed, and is empty when it did not."""
         branch.ended = True
-        return self._host.release(branch.lease)
+        return self._host.release(branch.lease, failed=failed)
+
+    def death(self, branch: Branch) -> str | None:
+        """What the server of a branch said last, if it has died; None while it lives."""
+        return self._host.death(branch.lease)
 
     def fork(self, parent: Branch) -> Branch:
         """A branch of the parent's present state."""
@@ -202,7 +206,17 @@ class Run:
         finally:
             clear_abandoned_seats()
             summary = finish(self._directory, worker=self._place.worker)
+        for lease in summary.leases if summary else ():
+            if lease.purpose == "run" and lease.end is not None:
+                self._tell_released(lease, lease.end)
         return summary
+
+    def _tell_released(self, lease: Lease, end: LeaseEnd) -> None:
+        """The branch of the run ends with the run, when no worker is left that could be told."""
+        nowhere = Endpoint("", PORT, self.settings.user, self.settings.database)
+        branch = Branch(self, Grant(lease.lease, lease.branch, lease.parent, nowhere, lease.waited))
+        branch.ended = True
+        self._config.hook.pytest_lakebranch_branch_released(branch=branch, end=end, item=None)
 
 
 def finish(directory: RunDirectory, *, worker: str) -> Summary | None:

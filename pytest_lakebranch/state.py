@@ -3,6 +3,7 @@
     HOME/FORMAT             the layout's version; a newer one is refused
     HOME/layers/KEY/        a sealed layer
     HOME/notes/             what was worked out about files, see steps/notes.py
+    HOME/kept/RUN-BRANCH/   a branch that was left for a human
     HOME/runs/RUN/          one run: alive.lock, host.log, ledger.jsonl, branches/, building/
     SOCKETS/RUN/            the sockets of one run; short, because a socket's path must stay under 104 bytes
 
@@ -19,6 +20,7 @@ import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from pytest_lakebranch.directories import remove_tree
 from pytest_lakebranch.errors import MachineError
 from pytest_lakebranch.processes import Identity
 
@@ -27,6 +29,7 @@ SOCKET_PATH_LIMIT = 103
 """Bytes of a socket's path that every supported system takes (sun_path: 104 on macOS, 108 on Linux, with the NUL)."""
 HOME_PATH_LIMIT = 800
 """Bytes of the state directory's path: a server takes 1023 for any of its files (MAXPGPATH, pg_config_manual.h)."""
+OWNER = "owner"
 SOCKET_NAME = ".s.PGSQL.5432"
 PORT = 5432
 """Every compute uses this port number in a directory of its own, so that a URL differs by its directory only."""
@@ -47,6 +50,11 @@ class State:
     def layers(self) -> Path:
         """The cache of sealed layers."""
         return self.home / "layers"
+
+    @property
+    def kept(self) -> Path:
+        """Branches that were left for a human."""
+        return self.home / "kept"
 
     @property
     def runs(self) -> Path:
@@ -71,7 +79,7 @@ class State:
             )
         try:
             self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
-            for directory in (self.layers, self.runs, self.notes):
+            for directory in (self.layers, self.runs, self.kept, self.notes):
                 make_private(directory)
             self._check_format()
         except OSError as error:
@@ -131,10 +139,18 @@ def _check_ours(directory: Path) -> None:
         )
 
 
+def _is_ours(runtime: Path) -> bool:
+    """Whether the runtime directory is this user's: ``su`` and ``sudo -E`` leave that of another in the environment."""
+    try:
+        return runtime.stat().st_uid == os.geteuid() and os.access(runtime, os.W_OK | os.X_OK)
+    except OSError:
+        return False
+
+
 def sockets_root() -> Path:
     """The directory that holds the socket directories of all runs of this user, short enough for sockets in it."""
     runtime = os.environ.get("XDG_RUNTIME_DIR")
-    candidates = [Path(runtime) / "lakebranch"] if runtime and os.access(runtime, os.W_OK | os.X_OK) else []
+    candidates = [Path(runtime) / "lakebranch"] if runtime and _is_ours(Path(runtime)) else []
     name = f"lakebranch-{os.geteuid()}"
     candidates += [Path(tempfile.gettempdir()) / name, Path("/tmp") / name]  # noqa: S108  (0700, owner checked)
     for candidate in candidates:
@@ -146,9 +162,24 @@ def sockets_root() -> Path:
     )
 
 
+def make_owned(directory: Path, owner: Identity) -> None:
+    """Make a private directory that belongs to ``owner`` from its first moment on; one that exists is left as it is."""
+    if not directory.is_dir():
+        fresh = directory.with_name(f".{directory.name}.{owner.token}.{os.getpid()}")
+        make_private(fresh)
+        write_owner(fresh, owner)
+        try:
+            fresh.rename(directory)
+        except OSError:  # somebody else has made it meanwhile, or there is no room for it: the next line tells
+            remove_tree(fresh)
+    make_private(directory)
+
+
 def write_owner(directory: Path, process: Identity) -> None:
-    """Note in a socket directory whose it is, so that it can be cleared when that process is gone."""
-    (directory / "owner").write_text(json.dumps(asdict(process)))
+    """Note in a directory whose it is, so that it can be cleared when that process is gone."""
+    fresh = directory / f"{OWNER}.{os.getpid()}"
+    fresh.write_text(json.dumps(asdict(process)))
+    fresh.replace(directory / OWNER)
 
 
 def move(link: Path, target: Path) -> None:

@@ -14,24 +14,34 @@ from pathlib import Path
 from pytest_lakebranch.branches.address import Address
 from pytest_lakebranch.branches.background import Background
 from pytest_lakebranch.branches.base import Bases
+from pytest_lakebranch.branches.keeping import Keeping
 from pytest_lakebranch.branches.lease import Loan, Request
 from pytest_lakebranch.branches.once import Once
 from pytest_lakebranch.branches.pool import Pool
 from pytest_lakebranch.errors import BranchError
+from pytest_lakebranch.kept import Kept, open_command
 from pytest_lakebranch.ledger import Ledger
-from pytest_lakebranch.model import ForkPoint, Grant, Lease, LeaseEnd, Summary
+from pytest_lakebranch.model import ForkPoint, Grant, KeptBranch, Lease, LeaseEnd, Summary
 from pytest_lakebranch.providers.base import Provider
 
 
 class Engine:
     """Bases, pools and leases of one run over one provider.
 
-    ``addresses`` is a short directory for the leases' addresses; ``workers`` is how many processes will ask.
+    ``addresses`` is a short directory for the leases' addresses; ``workers`` is how many processes will ask. Without
+    ``keeping`` no branch is kept.
     All methods may be called from any thread.
     """
 
-    def __init__(
-        self, provider: Provider, ledger: Ledger, *, addresses: Path, workers: int = 1, rebuild: bool = False
+    def __init__(  # noqa: PLR0913  (the last ones have defaults)
+        self,
+        provider: Provider,
+        ledger: Ledger,
+        *,
+        addresses: Path,
+        workers: int = 1,
+        rebuild: bool = False,
+        keeping: Keeping | None = None,
     ) -> None:
         self._provider = provider
         self._ledger = ledger
@@ -49,6 +59,8 @@ class Engine:
         self._of_run: dict[str, Loan] = {}
         self._opening: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         self._ended: list[Lease] = []
+        self._keeping = keeping
+        self._kept: list[KeptBranch] = []
 
     def _name(self) -> str:
         return f"b{next(self._numbers)}"
@@ -110,17 +122,21 @@ class Engine:
     def _pool(self, at: ForkPoint, *, spares: int) -> Pool:
         return Pool(self._provider, at, name=self._name, spares=spares, background=self._background)
 
-    def release(self, lease: str) -> LeaseEnd:
-        """End a lease. Raises BranchError when there is none of this name."""
+    def release(self, lease: str, *, failed: str = "") -> LeaseEnd:
+        """End a lease; ``failed`` tells how its test failed. Raises BranchError when there is none of this name."""
         with self._lock:
             loan = self._loans.pop(lease, None)
         if loan is None:
             raise BranchError(f"there is no lease {lease!r}: it was never given out or has ended.")
-        return self._end(loan)
+        return self._end(loan, failed=failed)
 
-    def _end(self, loan: Loan, *, lost: str | None = None) -> LeaseEnd:
-        end = loan.end(lost=lost)
+    def _end(self, loan: Loan, *, failed: str = "", lost: str | None = None) -> LeaseEnd:
+        ended = failed or lost is None
+        note = self._keeping.note(loan.record, failed=failed) if self._keeping and ended else None
+        end = loan.end(lost=lost, note=note)
         self._ended.append(loan.record)
+        if loan.kept is not None:
+            self._kept.append(_kept(loan.kept))
         self._ledger.enter("release", lease=loan.id, branch=loan.record.branch, **asdict(end))
         return end
 
@@ -135,6 +151,12 @@ class Engine:
         loan = self._loan(lease)
         with loan.lock:
             return loan.compute.end_connections(but=frozenset(but))
+
+    def death(self, lease: str) -> str | None:
+        """What the server of a leased branch said last, if it has died; None while it lives."""
+        loan = self._loan(lease)
+        with loan.lock:
+            return loan.compute.death()
 
     def _loan(self, lease: str) -> Loan:
         with self._lock:
@@ -152,7 +174,8 @@ class Engine:
                 del self._loans[loan.id]
         for loan in held:
             with self._background.noted():
-                self._end(loan, lost=f"{worker} ended without returning it")
+                what = f"{worker} ended without returning it"
+                self._end(loan, failed=what, lost=what)
 
     @staticmethod
     def _dies_with(worker: str, loan: Loan) -> bool:
@@ -163,7 +186,7 @@ class Engine:
         with self._lock:
             leases = (*self._ended, *(loan.record for loan in self._loans.values()))
         bases, troubles = tuple(self.bases.history), tuple(self._background.troubles)
-        return Summary(self._provider.facts, leases, bases, self._began, time.time(), troubles)
+        return Summary(self._provider.facts, leases, bases, self._began, time.time(), troubles, tuple(self._kept))
 
     def close(self) -> None:
         """End all leases, stop all computes and delete all branches. Idempotent.
@@ -201,6 +224,11 @@ def _record(lease: str, branch: str, request: Request, *, parent: str, waited: f
         began=time.time(),
         waited=waited,
     )
+
+
+def _kept(kept: Kept) -> KeptBranch:
+    command = open_command(kept.test, kept.settings)
+    return KeptBranch(kept.branch, kept.test, kept.worker, kept.until, kept.bytes, command)
 
 
 @contextmanager

@@ -11,7 +11,8 @@ from typing import Literal
 
 from pytest_lakebranch.branches.address import Address
 from pytest_lakebranch.branches.pool import Pool
-from pytest_lakebranch.errors import BranchError
+from pytest_lakebranch.errors import BranchError, LakebranchError
+from pytest_lakebranch.kept import Kept
 from pytest_lakebranch.model import Ending, ForkPoint, Grant, Lease, LeaseEnd
 from pytest_lakebranch.providers.base import Compute
 
@@ -46,6 +47,7 @@ class Loan:
     record: Lease
     began: float = field(default_factory=time.monotonic)
     children: Pool | None = None
+    kept: Kept | None = None
     lock: threading.RLock = field(default_factory=threading.RLock)
 
     def __post_init__(self) -> None:
@@ -86,10 +88,11 @@ class Loan:
             return False
         return self.compute.change() is None or self.compute.rewind() is None
 
-    def end(self, *, lost: str | None = None) -> LeaseEnd:
+    def end(self, *, lost: str | None = None, note: Kept | None = None) -> LeaseEnd:
         """Cut the branch off from its clients, decide what becomes of it, and give it back.
 
-        ``lost`` says why the borrower cannot be trusted to be done with it; the branch is then replaced.
+        ``lost`` says why the borrower cannot be trusted to be done with it; the branch is then replaced. With ``note``
+        it is kept; where that fails, the reason tells.
         """
         with self.lock:
             ending_since = time.monotonic()
@@ -100,14 +103,25 @@ class Loan:
                 connections = self.compute.end_connections()
             except BranchError as error:
                 connections, lost = 0, lost or str(error)
-            ending, reason = self._decide(lost)
-            self._give_back(self.compute, ending)
+            ending, reason = self._decide(lost) if note is None else self._keep(note)
             releasing = time.monotonic() - ending_since
             end = LeaseEnd(ending, reason, connections, ending_since - self.began, releasing)
             self.record = replace(self.record, end=end)
             return end
 
+    def _keep(self, note: Kept) -> tuple[Ending, str]:
+        try:
+            self.kept = self.pool.keep(self.compute, note)
+        except LakebranchError as error:
+            return "replace", f"could not be kept: {error}"
+        return "keep", note.reason
+
     def _decide(self, lost: str | None) -> tuple[Ending, str]:
+        ending, reason = self._judge(lost)
+        self._give_back(self.compute, ending)
+        return ending, reason
+
+    def _judge(self, lost: str | None) -> tuple[Ending, str]:
         if lost is not None:
             return "replace", lost
         if self.request.disposable:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 from pytest_lakebranch.branches.background import Background
 from pytest_lakebranch.errors import BranchError, LakebranchError
+from pytest_lakebranch.kept import Kept
 from pytest_lakebranch.model import ForkPoint
 from pytest_lakebranch.providers.base import Compute, Provider
 
@@ -98,6 +99,15 @@ class Pool:
                 self._changed.notify()
                 return
         self._background.submit(self._discard, compute, disposable=disposable)
+
+    def keep(self, compute: Compute, note: Kept) -> Kept:
+        """End a loan by leaving its branch for a human. Raises the provider's error; then the branch is gone."""
+        try:
+            return compute.keep(note)
+        finally:
+            with self._changed:
+                self._lent -= 1
+            self._forget_if_unused()
 
     def retire(self) -> None:
         """Keep no spares from now on. Whoever holds the pool or has a branch of it may still take one."""

@@ -1,6 +1,7 @@
-"""Deletes what dead runs left behind, and nothing else.
+"""Deletes what dead runs left behind and kept branches whose time is over, and nothing else.
 
-A run lives as long as its host holds the lock in its directory; the kernel lets go of it when the host ends.  Its
+A run lives as long as its host holds the lock in its directory; the kernel lets go of it when the host ends. Until a
+host has taken it, the directory belongs to the process that it was made for. Its
 servers die with the host (parent-death signal); where the system has none, they are found by their working directory,
 which lies inside the dead run's directory and carries its unique name.
 """
@@ -11,30 +12,57 @@ import contextlib
 import fcntl
 import json
 import os
-import shutil
+import re
 import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
-from pytest_lakebranch.processes import LINUX, Identity
-from pytest_lakebranch.state import State, sockets_root
+from pytest_lakebranch import kept
+from pytest_lakebranch.directories import remove_tree
+from pytest_lakebranch.processes import LINUX, Identity, maker_is_gone
+from pytest_lakebranch.state import OWNER, State, sockets_root
 from pytest_lakebranch.waiting import Deadline, poll
 
 YOUNG = 60.0
-"""Seconds during which a run's directory without a lock may belong to a host that is about to start."""
+"""Seconds during which a directory may be in use whose owner is not known, or cannot be seen from this container."""
+TRIED = ".try-"
+"""How the names of directories begin in which it is tried what a file system can do."""
 
 
-def reap(state: State, *, but: Path | None = None) -> list[str]:
-    """Delete the directories of dead runs, end what still runs in them, and clear abandoned socket directories.
+class Reaped(NamedTuple):
+    """The names of what was deleted: runs, and kept branches."""
 
-    ``but`` is the directory of the caller's own run. Returns the names of the runs that were deleted.
+    runs: list[str]
+    kept: list[str]
+
+
+def reap(state: State, *, but: Path | None = None, all_kept: bool = False) -> Reaped:
+    """Delete the directories of dead runs, end what still runs in them, and clear abandoned socket directories; delete
+    the kept branches whose time is over, or all.
+
+    ``but`` is the directory of the caller's own run.
     """
-    dead = [path for path in _runs(state) if path != but and _reap_run(path)]
-    for directory in sockets_root().iterdir():
+    dead = [path.name for path in _runs(state) if path != but and _reap_run(path)]
+    for directory in (*sockets_root().iterdir(), *_unfinished(state)):
         if _is_abandoned(directory):
-            shutil.rmtree(directory, ignore_errors=True)  # another reaper may be at it: the next one sees the rest
-    return [path.name for path in dead]
+            _remove(directory)
+    over = [path.name for path in kept.over(state, all_of_them=all_kept) if _gone(path)]
+    return Reaped(dead, over)
+
+
+def _gone(directory: Path) -> bool:
+    try:
+        return kept.remove(directory)
+    except OSError:  # as below
+        return False
+
+
+def _remove(directory: Path) -> None:
+    """Delete; another reaper may be at the same, and the next one sees what is left of it."""
+    with contextlib.suppress(OSError):
+        remove_tree(directory)
 
 
 def dead_runs(state: State) -> list[str]:
@@ -49,24 +77,33 @@ def is_dead(path: Path) -> bool:
 
 
 def _runs(state: State) -> list[Path]:
-    return sorted(path for path in state.runs.iterdir() if path.is_dir())
+    return sorted(path for path in state.runs.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def _unfinished(state: State) -> list[Path]:
+    """Directories that were to get their names, or to be removed, by the process that their names tell."""
+    return [*state.runs.glob(".*"), *state.home.glob(f"{TRIED}*")]
 
 
 def _reap_run(path: Path) -> bool:
     with _locked_if_dead(path) as dead:
         if dead:
             end_processes_in(path)
-            shutil.rmtree(path, ignore_errors=True)  # as above
+            _remove(
+                sockets_root() / f"r{path.name[:12]}"
+            )  # also that of a host in another container, which is not seen
+            _remove(path)
         return dead
 
 
 @contextlib.contextmanager
 def _locked_if_dead(path: Path) -> Iterator[bool]:
     """Whether the run is dead; while the block runs, no host can claim it."""
+    flags = os.O_RDWR if (path / "alive.lock").exists() or not _was_never_claimed(path) else os.O_RDWR | os.O_CREAT
     try:
-        descriptor = os.open(path / "alive.lock", os.O_RDWR)
+        descriptor = os.open(path / "alive.lock", flags, 0o600)
     except FileNotFoundError:
-        yield _is_old(path)
+        yield False
         return
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -76,14 +113,6 @@ def _locked_if_dead(path: Path) -> Iterator[bool]:
         yield True
     finally:
         os.close(descriptor)
-
-
-def _is_old(path: Path) -> bool:
-    """Whether a directory was made so long ago that nobody is about to put a lock in it; one that is gone is not."""
-    try:
-        return time.time() - path.stat().st_mtime > YOUNG
-    except FileNotFoundError:
-        return False
 
 
 def end_processes_in(directory: Path) -> None:
@@ -115,10 +144,32 @@ def _servers_by_pid_file(directory: Path) -> Iterator[int]:
 
 
 def _is_abandoned(directory: Path) -> bool:
+    """Whether the owner of a directory of this machine is gone; of one that nobody has signed, a minute ago."""
+    owner = _owner(directory)
+    return _is_unsigned(directory) if owner is None else owner.is_gone
+
+
+def _was_never_claimed(directory: Path) -> bool:
+    """Whether nobody is going to lock a run's directory. One that another machine or container made has a minute."""
+    owner = _owner(directory)
+    return owner.is_gone if owner is not None and owner.is_visible else _is_old(directory)
+
+
+def _owner(directory: Path) -> Identity | None:
     try:
-        return Identity(**json.loads((directory / "owner").read_text())).is_gone
+        return Identity(**json.loads((directory / OWNER).read_text()))
     except (OSError, ValueError, TypeError):
-        try:
-            return time.time() - directory.stat().st_mtime > YOUNG
-        except FileNotFoundError:
-            return False
+        return None
+
+
+def _is_unsigned(directory: Path) -> bool:
+    token = re.search(r"[.-](\d+-[0-9a-f]{8}-[0-9a-f]{8})[._]", directory.name)
+    return (token is not None and maker_is_gone(token[1])) or _is_old(directory)
+
+
+def _is_old(directory: Path) -> bool:
+    """Whether a directory has not changed for a minute; one that is gone is not old."""
+    try:
+        return time.time() - directory.stat().st_mtime > YOUNG
+    except FileNotFoundError:
+        return False

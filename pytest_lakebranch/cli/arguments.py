@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import re
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
+
+from pytest_lakebranch import amounts
 
 Commands = Any
 """What ``add_subparsers`` returns: argparse has no public name for it."""
-SIZES = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
-SPANS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 
 
 def command(commands: Commands, name: str, help: str, *, home: bool = True) -> argparse.ArgumentParser:  # noqa: A002
@@ -28,18 +27,19 @@ def command(commands: Commands, name: str, help: str, *, home: bool = True) -> a
 
 def size(text: str) -> int:
     """Bytes from a size such as ``500M`` or ``2G``."""
-    found = re.fullmatch(r"(\d+)([kmgt]?)(?:i?b)?", text.strip().lower())
-    if found is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 500M or 2G")
-    return int(found[1]) * SIZES[found[2]]
+    return _said(amounts.size, text)
 
 
 def span(text: str) -> int:
     """Seconds from a span of time such as ``12h`` or ``7d``."""
-    found = re.fullmatch(r"(\d+)([smhdw])", text.strip().lower())
-    if found is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a span of time such as 30m, 12h or 7d")
-    return int(found[1]) * SPANS[found[2]]
+    return _said(amounts.span, text)
+
+
+def _said(parse: Callable[[str], int], text: str) -> int:
+    try:
+        return parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 @contextlib.contextmanager

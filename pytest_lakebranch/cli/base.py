@@ -5,7 +5,7 @@ from __future__ import annotations
 from pytest_lakebranch.branches.base import Plan
 from pytest_lakebranch.config import Settings
 from pytest_lakebranch.postgres.binaries import find
-from pytest_lakebranch.providers.local.provider import root_key
+from pytest_lakebranch.providers.local.facts import root_key
 from pytest_lakebranch.steps.kinds import parse_all
 
 

@@ -74,7 +74,7 @@ def _prune(parsed: Namespace) -> int:
     gone = [layer for layer in chosen if not layer.in_use and (parsed.dry_run or remove(layer))]
     word = "would delete" if parsed.dry_run else "deleted"
     lines = [f"{word} {layer.key[:SHORT]} ({output.size(layer.bytes)})" for layer in gone]
-    lines += [f"kept {layer.key[:SHORT]}: a run uses it" for layer in kept]
+    lines += [f"kept {layer.key[:SHORT]}: a run or a kept branch uses it" for layer in kept]
     facts = {"dry_run": parsed.dry_run, "deleted": _keys(gone), "in_use": _keys(kept), "bytes": _bytes(gone)}
     output.show(parsed, facts, lines or ["nothing to delete"])
     return 0

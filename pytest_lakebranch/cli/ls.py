@@ -18,7 +18,7 @@ PATIENCE = 0.05
 
 def declare(commands: arguments.Commands) -> None:
     """Declare the command."""
-    made = arguments.command(commands, "ls", "list runs and their branches, running and left behind")
+    made = arguments.command(commands, "ls", "list runs and their branches: running, left behind, kept")
     made.add_argument("--sizes", action="store_true", help="measure every branch, however long that takes")
     made.set_defaults(act=run)
 
@@ -38,12 +38,14 @@ def run(parsed: Namespace) -> int:
 
 def _sizes(branches: Sequence[BranchFacts], *, patience: float | None) -> dict[str, int]:
     """Bytes by directory, as far as there was time."""
-    from pytest_lakebranch.host.census import occupied
+    from pytest_lakebranch.directories import occupied
     from pytest_lakebranch.waiting import Deadline
 
     deadline = None if patience is None else Deadline(patience)
-    measured: dict[str, int] = {}
+    measured = {str(branch.directory): branch.kept.bytes for branch in branches if branch.kept is not None}
     for branch in branches:
+        if branch.kept is not None:
+            continue
         if deadline is not None and deadline.passed:
             break
         measured[str(branch.directory)] = occupied(branch.directory)
@@ -61,13 +63,15 @@ def _run_fact(one: RunFacts, sizes: dict[str, int]) -> dict[str, Any]:
 
 
 def _branch_fact(branch: BranchFacts, sizes: dict[str, int]) -> dict[str, Any]:
-    lease = branch.lease
+    lease, kept = branch.lease, branch.kept
+    holder = kept or lease
     return {
         "branch": branch.file.name,
-        "state": "spare" if lease is None else "leased",
-        "test": None if lease is None else lease.test,
-        "worker": None if lease is None else lease.worker,
-        "purpose": None if lease is None else lease.purpose,
+        "state": "kept" if kept else "leased" if lease else "spare",
+        "test": None if holder is None else holder.test,
+        "worker": None if holder is None else holder.worker,
+        "purpose": "test" if kept else lease.purpose if lease else None,
+        "kept_until": None if kept is None else kept.until,
         "storage": branch.file.rung,
         "bytes": sizes.get(str(branch.directory)),
         "made": branch.file.made,
@@ -96,5 +100,7 @@ def _rows(one: dict[str, Any]) -> Iterator[tuple[str, ...]]:
     yield name, count, one["state"], output.size(total), output.age(now - one["began"]), one["root"] or ""
     for branch in one["branches"]:
         where = f"{branch['test']} ({branch['worker']})" if branch["test"] else ""
+        if branch["kept_until"] is not None:
+            where += f", for {output.age(branch['kept_until'] - now)} more"
         age = output.age(now - branch["made"])
         yield "", branch["branch"], branch["state"], output.size(branch["bytes"]), age, where

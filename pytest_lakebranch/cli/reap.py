@@ -1,4 +1,4 @@
-"""``lakebranch reap``: delete what dead runs left behind."""
+"""``lakebranch reap``: delete what dead runs left behind, and kept branches whose time is over."""
 
 from __future__ import annotations
 
@@ -9,19 +9,24 @@ from pytest_lakebranch.cli import arguments, output
 
 def declare(commands: arguments.Commands) -> None:
     """Declare the command."""
-    made = arguments.command(commands, "reap", "delete what dead runs left behind; runs that live are not touched")
+    made = arguments.command(commands, "reap", "delete what dead runs left, and kept branches whose time is over")
+    made.add_argument("--kept", action="store_true", help="delete all kept branches, also before their time")
     made.add_argument("--dry-run", action="store_true", help="say what would be deleted, and delete nothing")
     made.set_defaults(act=run)
 
 
 def run(parsed: Namespace) -> int:
     """Delete, or say what would be deleted."""
-    from pytest_lakebranch.branches.reaper import dead_runs, reap
+    from pytest_lakebranch.branches.reaper import Reaped, dead_runs, reap
     from pytest_lakebranch.cli.project import state
+    from pytest_lakebranch.kept import over
 
     found = state(parsed)
-    runs = dead_runs(found) if parsed.dry_run else reap(found)
+    if parsed.dry_run:
+        gone = Reaped(dead_runs(found), [path.name for path in over(found, all_of_them=parsed.kept)])
+    else:
+        gone = reap(found, all_kept=parsed.kept)
     word = "would delete" if parsed.dry_run else "deleted"
-    lines = [f"{word} run {run}" for run in runs] or ["nothing was left behind"]
-    output.show(parsed, {"dry_run": parsed.dry_run, "runs": runs}, lines)
+    lines = [f"{word} run {run}" for run in gone.runs] + [f"{word} kept branch {name}" for name in gone.kept]
+    output.show(parsed, {"dry_run": parsed.dry_run, **gone._asdict()}, lines or ["nothing was left behind"])
     return 0

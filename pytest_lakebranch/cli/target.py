@@ -12,6 +12,7 @@ from pytest_lakebranch.cli.project import Project
 from pytest_lakebranch.config import Settings
 from pytest_lakebranch.errors import BranchError
 from pytest_lakebranch.host.census import BranchFacts, RunFacts, runs
+from pytest_lakebranch.kept import in_use
 from pytest_lakebranch.model import ForkPoint
 from pytest_lakebranch.providers.local.cache import StoredLayer, matching, stored
 from pytest_lakebranch.providers.local.provider import LocalProvider
@@ -45,7 +46,7 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Left:
-    """A branch of a run, living or dead."""
+    """A branch of a run: living, dead or kept."""
 
     branch: BranchFacts
     settings: Settings
@@ -62,8 +63,11 @@ class Left:
 
     def fork_point(self, provider: LocalProvider) -> ForkPoint:
         """Where a copy of its present, or last, state starts; raises BranchError."""
-        bring = bringer(self.branch.directory, self.branch.file)
-        return provider.adopt(f"opening {self.name}", bring)[0]
+        with in_use(self.branch.directory) as there:
+            if not there:
+                raise BranchError(f"{self.name} is gone: its run, or its time, has just ended.")
+            bring = bringer(self.branch.directory, self.branch.file)
+            return provider.adopt(f"opening {self.name}", bring)[0]
 
 
 def find(wanted: str, *, project: Project, state: State) -> Layer | Left:
@@ -72,7 +76,7 @@ def find(wanted: str, *, project: Project, state: State) -> Layer | Left:
         return _base(project, state)
     listed = runs(state)
     test = "::" in wanted or wanted.endswith(".py")
-    matches = _of_test(listed, wanted) if test else _named(listed, wanted)
+    matches = _of_test(listed, wanted, root=project.settings.root) if test else _named(listed, wanted)
     if len(matches) == 1:
         return Left(matches[0], _settings_of(state, matches[0], project))
     if matches:
@@ -98,8 +102,17 @@ def _layer(found: StoredLayer, project: Project) -> Layer:
     return Layer(found.key, found.directory / found.generation, project.settings)
 
 
-def _of_test(listed: Sequence[RunFacts], test: str) -> list[BranchFacts]:
-    return [branch for run in listed for branch in run.branches if branch.lease and branch.lease.test == test]
+def _of_test(listed: Sequence[RunFacts], test: str, *, root: str) -> list[BranchFacts]:
+    """This project's rather than another's; those of runs that have not ended, else the one that was kept last."""
+    found = [(run, branch) for run in listed for branch in run.branches if _holder(branch) == test]
+    here = [branch for run, branch in found if run.root == root] or [branch for _, branch in found]
+    leased = [branch for branch in here if branch.lease]
+    return leased or sorted(here, key=lambda branch: branch.kept.at if branch.kept else 0)[-1:]
+
+
+def _holder(branch: BranchFacts) -> str | None:
+    holder = branch.kept or branch.lease
+    return None if holder is None else holder.test
 
 
 def _named(listed: Sequence[RunFacts], wanted: str) -> list[BranchFacts]:
@@ -111,6 +124,8 @@ def _named(listed: Sequence[RunFacts], wanted: str) -> list[BranchFacts]:
 
 def _settings_of(state: State, branch: BranchFacts, project: Project) -> Settings:
     """Those that the branch's run had; the present directory's where its record is damaged."""
+    if branch.kept is not None:
+        return Settings.from_json(branch.kept.settings)
     try:
         order = json.loads(Path(state.runs, branch.run, "run.json").read_text())
         return Settings.from_json(order["settings"])
@@ -129,7 +144,8 @@ def _nothing(wanted: str, listed: Sequence[RunFacts], *, test: bool) -> str:
         there += f" and {len(branches) - 8} more"
     if test:
         return (
-            f"no branch of {wanted} is left: a test's branch goes when the test ends. {there}; `lakebranch ls` lists "
+            f"no branch of {wanted} is left: a test's branch goes when the test ends, unless it is kept "
+            f"(--lakebranch-keep=failed). {there}; `lakebranch ls` lists "
             "them, and `lakebranch open base` opens what this project's tests begin with."
         )
     return (

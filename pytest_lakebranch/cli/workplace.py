@@ -11,7 +11,7 @@ from pytest_lakebranch.config import Settings
 from pytest_lakebranch.host.run_directory import RunDirectory
 from pytest_lakebranch.processes import Identity
 from pytest_lakebranch.providers.local.provider import LocalProvider
-from pytest_lakebranch.state import State, write_owner
+from pytest_lakebranch.state import State
 
 
 @contextmanager
@@ -23,9 +23,8 @@ def provider(settings: Settings, state: State, *, own_layers: bool = False) -> I
     directory = RunDirectory.of(state, uuid.uuid4().hex)
     with ExitStack() as stack:
         stack.callback(directory.remove)
-        directory.ensure()
+        directory.ensure(Identity.of(os.getpid()))
         stack.callback(os.close, directory.claim())
-        write_owner(directory.sockets, Identity.of(os.getpid()))
         cache = State(directory.path / "own").ensure() if own_layers else state
         made = LocalProvider(settings, state=cache, run_directory=directory.path, sockets=directory.sockets)
         stack.callback(made.close)

@@ -6,18 +6,20 @@ import json
 import os
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from pytest_lakebranch import kept
 from pytest_lakebranch.branches.reaper import is_dead
+from pytest_lakebranch.kept import Kept
 from pytest_lakebranch.ledger import entries
 from pytest_lakebranch.providers.local import branch_file
 from pytest_lakebranch.providers.local.branch_file import BranchFile
 from pytest_lakebranch.state import State
 
 JUST_NOW = 1.0
-Standing = Literal["running", "starting", "left behind"]
+Standing = Literal["running", "starting", "left behind", "over"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,17 +34,23 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class BranchFacts:
-    """One branch: its directory, what the directory says, and the lease it is on; None for a spare."""
+    """One branch: its directory, what the directory says, the lease it is on, and the note of one that is kept; a spare
+    has neither.
+    """
 
     run: str
     directory: Path
     file: BranchFile
     lease: Held | None
+    kept: Kept | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class RunFacts:
-    """One run: whether it lives, when it began, the project's root directory where that is known."""
+    """One run: whether it lives, when it began, the project's root directory where that is known.
+
+    Of one that is ``over`` only kept branches are left.
+    """
 
     name: str
     path: Path
@@ -54,8 +62,23 @@ class RunFacts:
 
 def runs(state: State) -> list[RunFacts]:
     """All runs, the latest first."""
-    found = [_run(path) for path in state.runs.iterdir() if path.is_dir()]
-    return sorted((run for run in found if run is not None), key=lambda run: -run.began)
+    found = {run.name: run for path in state.runs.iterdir() if path.is_dir() and (run := _run(path)) is not None}
+    for branch in _kept(state):
+        run = found.get(branch.run) or _over(state, branch)
+        found[branch.run] = replace(run, branches=(*run.branches, branch))
+    return sorted(found.values(), key=lambda run: -run.began)
+
+
+def _kept(state: State) -> Iterable[BranchFacts]:
+    for directory in kept.directories(state):
+        note, file = kept.read(directory), branch_file.read(directory)
+        if note is not None and file is not None:
+            yield BranchFacts(note.run, directory, file, None, note)
+
+
+def _over(state: State, branch: BranchFacts) -> RunFacts:
+    assert branch.kept is not None  # noqa: S101  (of a run that is over nothing else is left)
+    return RunFacts(branch.run, state.kept, "over", branch.file.made, branch.kept.root, ())
 
 
 def _run(path: Path) -> RunFacts | None:
@@ -107,25 +130,3 @@ def _branches(path: Path, held: dict[str, Held]) -> Iterable[BranchFacts]:
         directory = Path(entry.path)
         if (file := branch_file.read(directory)) is not None:
             yield BranchFacts(path.name, directory, file, held.get(file.name))
-
-
-def occupied(directory: Path) -> int:
-    """Bytes that the files in ``directory`` occupy, blocks that are shared with a base included."""
-    total = 0
-    try:
-        found = list(os.scandir(directory))
-    except OSError:  # gone meanwhile, or a directory that overlayfs keeps closed
-        return 0
-    for entry in found:
-        if entry.is_dir(follow_symlinks=False):
-            total += occupied(Path(entry.path))
-        else:
-            total += _blocks(entry)
-    return total
-
-
-def _blocks(entry: os.DirEntry[str]) -> int:
-    try:
-        return entry.stat(follow_symlinks=False).st_blocks * 512
-    except FileNotFoundError:
-        return 0

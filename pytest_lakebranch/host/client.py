@@ -71,9 +71,14 @@ class HostClient:
         """A branch on loan."""
         return wire.grant(self._call("lease", **asdict(request)))
 
-    def release(self, lease: str) -> LeaseEnd:
-        """End a lease."""
-        return LeaseEnd(**self._call("release", lease=lease))
+    def release(self, lease: str, *, failed: str = "") -> LeaseEnd:
+        """End a lease; ``failed`` tells how its test failed, and is empty when it did not."""
+        return LeaseEnd(**self._call("release", lease=lease, failed=failed))
+
+    def death(self, lease: str) -> str | None:
+        """What the server of a leased branch said last, if it has died; None while it lives."""
+        words: str | None = self._call("death", lease=lease)
+        return words
 
     def reset(self, lease: str) -> Grant:
         """Put the branch of a lease back into the state it was leased in."""
@@ -178,7 +183,7 @@ def connect_or_start(
     """
     from filelock import FileLock
 
-    directory.ensure()
+    directory.ensure(controller)
     if client := _try_connect(directory, worker):
         return client
     with FileLock(directory.path / "spawn.lock"):

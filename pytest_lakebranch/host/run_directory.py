@@ -5,15 +5,15 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 from pytest_lakebranch.config import Settings
+from pytest_lakebranch.directories import remove_tree
 from pytest_lakebranch.errors import HostError
 from pytest_lakebranch.processes import Identity
-from pytest_lakebranch.state import State, make_private, sockets_root
+from pytest_lakebranch.state import State, make_owned, sockets_root
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +43,10 @@ class RunDirectory:
         """What the host prints."""
         return self.path / "host.log"
 
-    def ensure(self) -> RunDirectory:
-        """Make both directories, private."""
-        make_private(self.path)
-        make_private(self.sockets)
+    def ensure(self, maker: Identity) -> RunDirectory:
+        """Make both directories, private; they appear with the note that they are dead once ``maker`` is gone."""
+        for directory in (self.path, self.sockets):
+            make_owned(directory, maker)
         return self
 
     def write_order(self, settings: Settings, controller: Identity, workers: int) -> None:
@@ -102,4 +102,4 @@ class RunDirectory:
     def remove(self) -> None:
         """Delete both directories; what is gone already is fine."""
         for directory in (self.sockets, self.path):
-            shutil.rmtree(directory, ignore_errors=not directory.exists())
+            remove_tree(directory)

@@ -9,13 +9,14 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from io import BufferedRWPair
 from pathlib import Path
 from typing import IO, Any
 
 from pytest_lakebranch.branches.engine import Engine, running
+from pytest_lakebranch.branches.keeping import Keeping
 from pytest_lakebranch.branches.reaper import reap
 from pytest_lakebranch.config import Settings
 from pytest_lakebranch.errors import HostError, LakebranchError
@@ -42,6 +43,7 @@ class Host:
         self._watch = Watch(self._process_ended)
         self._workers: dict[Identity, str] = {}
         self._sockets = ExitStack()
+        self._lines: dict[socket.socket, Identity | None] = {}
 
     def serve(self, ready: Callable[[], None]) -> None:
         """Listen, call ``ready``, and serve until the run is over."""
@@ -58,12 +60,17 @@ class Host:
     def close(self) -> None:
         """Hang up on everybody: whoever still waits for an answer learns that the host is gone."""
         self._sockets.close()
+        for line in list(self._lines):
+            _hang_up(line)
 
     def _process_ended(self, process: Identity) -> None:
         if process == self._controller:
             self._over.set()
         elif process in self._workers:
             self._engine.worker_gone(self._workers.pop(process))
+            for line, caller in list(self._lines.items()):
+                if caller == process:  # what it still waits for is given back; its forked children may hold the socket
+                    _hang_up(line)
 
     def _accept(self, listener: socket.socket) -> None:
         while not self._over.is_set():
@@ -76,29 +83,31 @@ class Host:
     def _converse(self, connection: socket.socket) -> None:
         """One worker's calls, in turn, until it hangs up. A worker that hangs up without a word has died."""
         workers: list[str] = []
+        self._lines[connection] = None
         try:
             with connection, connection.makefile("rwb") as stream:
-                self._answer_all(stream, workers)
+                self._answer_all(stream, workers, connection)
         except OSError:  # the worker is gone; what it held is ended below
             pass
         finally:
+            del self._lines[connection]
             for worker in workers:
                 if not self._over.is_set():
                     self._engine.worker_gone(worker)
 
-    def _answer_all(self, stream: BufferedRWPair, workers: list[str]) -> None:
+    def _answer_all(self, stream: BufferedRWPair, workers: list[str], line: socket.socket) -> None:
         session = Session(self._engine, programs=self._programs)
         while (message := wire.receive(stream)) is not None:
             if message["call"] == "hello":
-                workers.append(self._greet(**message["arguments"]))
+                workers.append(self._greet(line, **message["arguments"]))
                 wire.send(stream, {"value": None})
             elif message["call"] == "finish":
                 self._finish(stream)
             else:
                 wire.send(stream, _answer(session, message))
 
-    def _greet(self, worker: str, process: dict[str, Any]) -> str:
-        identity = Identity(**process)
+    def _greet(self, line: socket.socket, worker: str, process: dict[str, Any]) -> str:
+        identity = self._lines[line] = Identity(**process)
         self._workers[identity] = worker
         self._watch.add(identity)
         return worker
@@ -110,6 +119,12 @@ class Host:
             wire.send(stream, {"value": asdict(self._engine.summary())})
         finally:
             self._over.set()
+
+
+def _hang_up(line: socket.socket) -> None:
+    """Close a line for both sides; its thread finds that out when it has carried out the present call."""
+    with suppress(OSError):  # it has just been closed
+        line.shutdown(socket.SHUT_RDWR)
 
 
 def _answer(session: Session, message: dict[str, Any]) -> dict[str, Any]:
@@ -148,7 +163,12 @@ def _serve(directory: RunDirectory, order: dict[str, Any], ready: Callable[[], N
         stack.callback(ledger.close)
         provider = LocalProvider(settings, state=state, run_directory=directory.path, sockets=directory.sockets)
         engine = Engine(
-            provider, ledger, addresses=directory.sockets, workers=order["workers"], rebuild=settings.rebuild
+            provider,
+            ledger,
+            addresses=directory.sockets,
+            workers=order["workers"],
+            rebuild=settings.rebuild,
+            keeping=Keeping(directory.path.name, settings),
         )
         stack.enter_context(running(engine))
         host = Host(

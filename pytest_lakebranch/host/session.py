@@ -22,6 +22,7 @@ class Session:
         "lease",
         "release",
         "reset",
+        "death",
         "disconnect",
         "begin",
         "end",
@@ -56,8 +57,11 @@ class Session:
     def _lease(self, **request: Any) -> dict[str, Any]:
         return asdict(self._engine.lease(Request(**request)))
 
-    def _release(self, lease: str) -> dict[str, Any]:
-        return asdict(self._engine.release(lease))
+    def _release(self, lease: str, failed: str = "") -> dict[str, Any]:
+        return asdict(self._engine.release(lease, failed=failed))
+
+    def _death(self, lease: str) -> str | None:
+        return self._engine.death(lease)
 
     def _disconnect(self, lease: str, but: list[int]) -> int:
         return self._engine.disconnect(lease, but)

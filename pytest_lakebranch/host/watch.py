@@ -5,13 +5,15 @@ A pipe or socket survives in children that the process has forked; a pidfd (Linu
 
 from __future__ import annotations
 
+import math
 import os
 import select
 import threading
 from collections.abc import Callable
 from typing import Any
 
-from pytest_lakebranch.processes import Identity
+from pytest_lakebranch.processes import Identity, has_pidfd
+from pytest_lakebranch.waiting import Deadline, poll
 
 
 class Watch:
@@ -34,9 +36,15 @@ class Watch:
 def wait_for_end(process: Identity, timeout: float | None = None) -> bool:
     """Wait until the process has ended; False when ``timeout`` seconds passed first."""
     try:
-        return _wait_linux(process, timeout) if hasattr(os, "pidfd_open") else _wait_kqueue(process, timeout)
+        return _way()(process, timeout)
     except ProcessLookupError:
         return True
+
+
+def _way() -> Callable[[Identity, float | None], bool]:
+    if has_pidfd():
+        return _wait_linux
+    return _wait_kqueue if hasattr(select, "kqueue") else _wait_looking
 
 
 def _wait_linux(process: Identity, timeout: float | None) -> bool:
@@ -44,11 +52,17 @@ def _wait_linux(process: Identity, timeout: float | None) -> bool:
     try:
         if process.is_gone:  # the number belongs to another process by now
             return True
-        poll = select.poll()
-        poll.register(descriptor, select.POLLIN)
-        return bool(poll.poll(None if timeout is None else timeout * 1000))
+        poller = select.poll()
+        poller.register(descriptor, select.POLLIN)
+        return bool(poller.poll(None if timeout is None else timeout * 1000))
     finally:
         os.close(descriptor)
+
+
+def _wait_looking(process: Identity, timeout: float | None) -> bool:
+    """Where the system has neither, or a sandbox forbids it: look every 50 ms."""
+    deadline = Deadline(math.inf if timeout is None else timeout)
+    return poll(lambda: process.is_gone or None, deadline=deadline) is not None
 
 
 def _wait_kqueue(process: Identity, timeout: float | None) -> bool:

@@ -10,6 +10,7 @@ from pytest_lakebranch.model import (
     Built,
     Endpoint,
     Grant,
+    KeptBranch,
     Lease,
     LeaseEnd,
     ProviderFacts,
@@ -75,6 +76,7 @@ def summary(stored: dict[str, Any]) -> Summary:
         stored["began"],
         stored["ended"],
         tuple(stored["left_behind"]),
+        tuple(KeptBranch(**kept) for kept in stored["kept"]),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from typing import Protocol
 
+from pytest_lakebranch.kept import Kept
 from pytest_lakebranch.model import Endpoint, ForkPoint, ProviderFacts
 
 
@@ -42,6 +43,9 @@ class Compute(Protocol):
         Needs that no client is connected. A server that died is a reason, not an exception.
         """
 
+    def death(self) -> str | None:
+        """What the server said last, if it has died or is dying; None while it lives."""
+
     def rewind(self) -> str | None:
         """Undo everything since the branch was made, in place; ends all client connections.
 
@@ -53,6 +57,12 @@ class Compute(Protocol):
         """The present state, frozen, consistent also while clients write; the same one until something is written.
 
         Raises BranchError when the server is gone or the state cannot be copied.
+        """
+
+    def keep(self, note: Kept) -> Kept:
+        """Stop the server and leave the branch for a human, as it is now; returns ``note`` with what is known by then.
+
+        Raises BranchError or MachineError when that is not possible; then the branch is discarded.
         """
 
     def discard(self, *, disposable: bool = False) -> None:

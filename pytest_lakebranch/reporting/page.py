@@ -13,10 +13,10 @@ from string import Template
 from typing import TYPE_CHECKING
 
 from pytest_lakebranch import __version__
-from pytest_lakebranch.model import Lease, Summary
+from pytest_lakebranch.model import KeptBranch, Lease, Summary
 from pytest_lakebranch.reporting.timeline import timeline
 from pytest_lakebranch.reporting.tree import HEADS, row, tree
-from pytest_lakebranch.reporting.words import ENDINGS, many, mark, seconds, table, text
+from pytest_lakebranch.reporting.words import ENDINGS, many, mark, seconds, size, table, text
 
 if TYPE_CHECKING:
     from pytest_lakebranch.reporting.files import Report
@@ -72,7 +72,7 @@ def _sections(summary: Summary) -> Iterator[tuple[str, str]]:
     yield "Timeline", _legend(summary) + timeline(summary)
     yield "Slowest", _slowest(summary.leases)
     yield from _if_any("Connections left open", _connections(summary.leases))
-    yield from _if_any("Kept branches", _kept(summary.leases))
+    yield from _if_any("Kept branches", _kept(summary.kept))
     yield "Tree of branches", tree(summary)
 
 
@@ -132,10 +132,17 @@ def _connections(leases: Iterable[Lease]) -> str:
     return table("Tests that left connections open", ("Test", "Worker", "Branch", ">Connections"), rows) if rows else ""
 
 
-def _kept(leases: Iterable[Lease]) -> str:
-    kept = [lease for lease in leases if lease.end and lease.end.ending == "keep"]
+def _kept(kept: Sequence[KeptBranch]) -> str:
     rows = [
-        (text(lease.test), f"<code>{text(lease.branch)}</code>", f"<code>lakebranch open {text(lease.test)}</code>")
-        for lease in kept
+        (
+            text(one.test),
+            text(one.worker),
+            f"<code>{text(one.branch)}</code>",
+            size(one.bytes),
+            time.strftime("%Y-%m-%d %H:%M", time.localtime(one.until)),
+            f"<code>{text(one.command)}</code>",
+        )
+        for one in kept
     ]
-    return table("Branches that were kept", ("Test", "Branch", "To look at it"), rows) if rows else ""
+    heads = ("Test", "Worker", "Branch", ">Size", "Until", "To look at it")
+    return table("Branches that were kept", heads, rows) if rows else ""

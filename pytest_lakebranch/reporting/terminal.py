@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import statistics
+import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import pytest
 
 from pytest_lakebranch.config import Settings, not_default
-from pytest_lakebranch.model import Lease, ProviderFacts, Summary
+from pytest_lakebranch.model import KeptBranch, Lease, ProviderFacts, Summary
 from pytest_lakebranch.reporting.files import Written
+from pytest_lakebranch.reporting.words import size
 
 SLOW = 0.1
 """Seconds of waiting for a branch from which a test is named in the summary."""
@@ -57,6 +59,7 @@ def summary_lines(summary: Summary) -> list[str]:
     """The summary as lines of text."""
     lines = [_base_line(summary), _leases_line(summary.leases), *_reason_lines(summary.leases)]
     lines += [_waited_line(summary.leases)]
+    lines += _kept_lines(summary.kept)
     lines += [_connections_line(summary.leases), *(f"left behind: {what}" for what in summary.left_behind)]
     return [line for line in lines if line]
 
@@ -102,6 +105,15 @@ def _waited_line(leases: Sequence[Lease]) -> str:
     text = f"waited for branches: {sum(waits):.2f} s in all, median {statistics.median(waits) * 1e3:.1f} ms"
     slowest = sorted((lease for lease in leases if lease.waited >= SLOW), key=lambda lease: -lease.waited)[:NAMED]
     return text + "".join(f"\n  {lease.waited:6.2f} s  {lease.test}" for lease in slowest)
+
+
+def _kept_lines(kept: Sequence[KeptBranch]) -> list[str]:
+    if not kept:
+        return []
+    when = time.strftime("%Y-%m-%d %H:%M", time.localtime(kept[0].until))
+    more = [f"  and {len(kept) - NAMED} more: lakebranch ls"] if len(kept) > NAMED else []
+    head = f"kept until {when}: {_many(len(kept), 'branch')}, {size(sum(one.bytes for one in kept))}"
+    return [head, *(f"  {one.command}" for one in kept[:NAMED]), *more]
 
 
 def _connections_line(leases: Sequence[Lease]) -> str:

@@ -29,6 +29,16 @@ def seconds(value: float) -> str:
     return f"{minutes} min {rest} s"
 
 
+def size(count: float) -> str:
+    """Bytes for a person."""
+    unit = "B"
+    for unit in ("B", "kB", "MB", "GB", "TB"):  # noqa: B007  (the last one is meant)
+        if count < 1000:
+            break
+        count /= 1000
+    return f"{count:.0f} {unit}" if unit in ("B", "kB", "MB") else f"{count:.1f} {unit}"
+
+
 def many(count: int, noun: str) -> str:
     """A count with its noun."""
     plural = "es" if noun.endswith("ch") else "s"

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 from local_rigs import Rig, rig, run_sql
 
+from pytest_lakebranch import kept
 from pytest_lakebranch.errors import BranchError
+from pytest_lakebranch.kept import Kept
 from pytest_lakebranch.providers.local import branch_file
 from pytest_lakebranch.providers.local.compute import LocalCompute
 from pytest_lakebranch.providers.local.reopen import bringer
+from pytest_lakebranch.state import State
 
 pytest_plugins = ["local_fixtures"]
 WORK = (
@@ -80,3 +86,49 @@ def test_a_branch_without_its_files(any_rung: Rig, other: Rig) -> None:
     with pytest.raises(BranchError, match="is damaged: its global/pg_control is missing or empty"):
         opened(other, compute)
     assert list((other.run / "frozen").iterdir()) == []
+
+
+def test_a_kept_branch(any_rung: Rig, other: Rig, rung: str) -> None:
+    """It outlives its provider; opened, it has what was written, rows of unlogged tables included; it opens twice."""
+    compute = any_rung.start()
+    run_sql(compute, f"{WORK}; create unlogged table fleeting as select 1 as x")
+    now = time.time()
+    note = Kept("r" * 32, "b", "test_x", "gw0", "failed", "/", now, now + 60, any_rung.settings.to_json())
+    left = compute.keep(note)
+    state = State(any_rung.home)
+    (directory,) = kept.directories(state)
+    try:
+        assert kept.read(directory) == replace(left, settings=json.loads(json.dumps(left.settings)))
+        assert left.bytes > 0
+        assert kept.pinned(state) == ({Path(left.stands_on)} if rung == "overlay" else set())
+        any_rung.provider.close()
+        file = branch_file.read(directory)
+        assert file is not None
+        for _ in range(2):
+            at, _ = other.provider.adopt("opening", bringer(directory, file))
+            copy = other.start("opened", at)
+            assert run_sql(copy, LOOK) == [("changed", 5000, 0)]
+            assert run_sql(copy, "select to_regclass('noise'), (select x from fleeting)") == [(None, 1)]
+            copy.discard(disposable=True)
+        with kept.in_use(directory) as there:
+            assert there
+            assert not kept.remove(directory)
+    finally:
+        assert kept.remove(directory)
+    assert kept.directories(state) == []
+
+
+def test_a_branch_that_cannot_be_kept(any_rung: Rig) -> None:
+    """The error says why, and neither the branch nor half of a kept one is left."""
+    compute = any_rung.start()
+    now = time.time()
+    note = Kept("r" * 32, "b", "test_x", "gw0", "failed", "/", now, now + 60, any_rung.settings.to_json())
+    place = kept.place(State(any_rung.home), note.run, compute.name)
+    place.write_text("in the way")
+    try:
+        with pytest.raises(BranchError, match="keeping b failed"):
+            compute.keep(note)
+    finally:
+        place.unlink()
+    assert kept.directories(State(any_rung.home)) == []
+    compute.discard()

@@ -16,6 +16,9 @@ from typing import Any
 import psutil
 import pytest
 
+# Loaded here: what a test loads is forgotten after it, and a class loaded twice is two classes.
+import pytest_lakebranch.cli.workplace
+import pytest_lakebranch.providers.local.reopen  # noqa: F401
 from pytest_lakebranch.cli import main
 from pytest_lakebranch.waiting import Deadline, poll
 from tests.plugin.conftest import SOON, Project

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from pytest_lakebranch.directories import remove_tree
 from pytest_lakebranch.providers.local import control_file, disk, launch, storage
 from pytest_lakebranch.providers.local.cluster import locale_flags
 from pytest_lakebranch.providers.local.server_settings import flags
 from pytest_lakebranch.providers.local.storage import copying
 from pytest_lakebranch.providers.local.storage.overlay import options
 from pytest_lakebranch.providers.local.storage.refresh import refresh_copy
-from pytest_lakebranch.providers.local.storage.tree import copy_tree, remove_tree, scan
+from pytest_lakebranch.providers.local.storage.tree import copy_tree, scan
 
 
 def make(root: Path, files: dict[str, bytes]) -> Path:

@@ -1,6 +1,7 @@
 """The cache of layers as a person sees it: what is in it, what uses it, and taking layers out of it.
 
-A layer in use, or being built, is never removed: its users hold a lock on its directory, its builder one on its key.
+A layer in use, or being built, is never removed: its users hold a lock on its directory, its builder one on its key,
+and kept branches name what they stand on.
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from pytest_lakebranch.errors import BranchError
+from pytest_lakebranch.kept import pinned
 from pytest_lakebranch.providers.local.disk import filesystem
 from pytest_lakebranch.providers.local.layers import MARK
 from pytest_lakebranch.providers.local.storage.base import Storage
 from pytest_lakebranch.providers.local.storage.copy import CopyStorage
 from pytest_lakebranch.providers.local.storage.snapshot import SnapshotStorage
+from pytest_lakebranch.state import State
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +125,7 @@ def _building(directory: Path) -> Iterator[bool]:
 
 @contextlib.contextmanager
 def _alone(directory: Path) -> Iterator[bool]:
-    """Whether nobody uses any generation; nobody can begin to while the block runs."""
+    """Whether neither a run nor a kept branch uses any generation; none can begin to while the block runs."""
     with contextlib.ExitStack() as handles:
         try:
             for entry in list(os.scandir(directory)):
@@ -133,7 +136,7 @@ def _alone(directory: Path) -> Iterator[bool]:
         except BlockingIOError:
             yield False
         else:
-            yield True
+            yield not any(path.parent == directory for path in pinned(State(directory.parent.parent)))
 
 
 def _storage(directory: Path) -> Storage:

@@ -8,9 +8,8 @@ import signal
 from dataclasses import dataclass, field
 
 from pytest_lakebranch.errors import BranchError
-from pytest_lakebranch.processes import LINUX
+from pytest_lakebranch.processes import LINUX, has_pidfd
 from pytest_lakebranch.providers.local.processes import (
-    HAS_PIDFD,
     await_end,
     child_pids,
     close_handles,
@@ -80,7 +79,7 @@ class Clients:
 
         Raises BranchError when some are still there, or come anew, after ten seconds.
         """
-        if not (LINUX and HAS_PIDFD):
+        if not (LINUX and has_pidfd()):
             return self._end_by_query(but)
         ended: set[int] = set()
         deadline = Deadline(END_SECONDS)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from pytest_lakebranch.errors import BranchError
+from pytest_lakebranch.kept import Kept
 from pytest_lakebranch.model import Endpoint, ForkPoint
 from pytest_lakebranch.providers.local import control_file
 from pytest_lakebranch.providers.local.clients import Clients
@@ -16,6 +17,7 @@ from pytest_lakebranch.providers.local.rewind.rewinder import Rewinder
 from pytest_lakebranch.providers.local.rewind.unproven import UnprovenError
 from pytest_lakebranch.providers.local.server import Server
 from pytest_lakebranch.providers.local.storage.base import Sealed
+from pytest_lakebranch.waiting import Deadline, poll
 
 STATE = (
     "select pg_current_wal_insert_lsn()::text, (select count(*) from pg_get_replication_slots()), "
@@ -23,6 +25,8 @@ STATE = (
 )
 LARGEST_LOG = 64 << 20
 """Bytes of log from which a fresh branch is quicker than reading what was touched."""
+DYING_SECONDS = 5.0
+"""How long a server that has ended its connections may take to end itself."""
 CONFIGURATION = ("postgresql.auto.conf", "postgresql.conf", "pg_hba.conf", "pg_ident.conf")
 
 
@@ -34,6 +38,9 @@ class Owner(Protocol):
 
     def knows(self, at: ForkPoint) -> bool:
         """Whether branches can still be forked from ``at``."""
+
+    def keep(self, compute: LocalCompute, note: Kept) -> Kept:
+        """Stop the server of ``compute`` and move its files to where they outlive the run."""
 
     def take_back(self, compute: LocalCompute, *, disposable: bool) -> None:
         """Stop the server of ``compute`` and do with its files what is due. Idempotent."""
@@ -146,6 +153,17 @@ class LocalCompute:
         except (psycopg.Error, OSError) as error:
             return f"server died: {self._last_words() or error}"
 
+    def death(self) -> str | None:
+        """See Compute. A postmaster ends some time after the connections that it tells to."""
+        import psycopg
+
+        try:
+            if self.server.is_alive:
+                self.server.query("select 1")
+        except (psycopg.Error, BranchError):
+            poll(self.server.process.poll, deadline=Deadline(DYING_SECONDS))
+        return None if self.server.is_alive else self._last_words()
+
     def rewind(self) -> str | None:
         """See Compute."""
         import psycopg
@@ -208,6 +226,10 @@ class LocalCompute:
 
     def _is_frozen_state(self, present: State, point: ForkPoint, then: State) -> bool:
         return then.difference(present) is None and self._owner.knows(point)
+
+    def keep(self, note: Kept) -> Kept:
+        """See Compute."""
+        return self._owner.keep(self, note)
 
     def discard(self, *, disposable: bool = False) -> None:
         """See Compute."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from pytest_lakebranch.directories import remove_tree
 from pytest_lakebranch.errors import BranchError
 from pytest_lakebranch.model import Endpoint
 from pytest_lakebranch.postgres.connect import connect
@@ -20,7 +21,7 @@ from pytest_lakebranch.providers.local.launch import Launcher
 from pytest_lakebranch.providers.local.seal import strip
 from pytest_lakebranch.providers.local.server import MAINTENANCE
 from pytest_lakebranch.providers.local.storage.base import Storage
-from pytest_lakebranch.providers.local.storage.tree import Tree, remove_tree, scan
+from pytest_lakebranch.providers.local.storage.tree import Tree, scan
 
 EMPTIED = (
     "pg_wal",

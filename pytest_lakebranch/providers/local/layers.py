@@ -23,11 +23,13 @@ from pathlib import Path
 from typing import Any
 
 from pytest_lakebranch.errors import BaseError
+from pytest_lakebranch.kept import pinned
 from pytest_lakebranch.postgres.binaries import Binaries
 from pytest_lakebranch.processes import LINUX, boot_id
 from pytest_lakebranch.providers.local.disk import translated
 from pytest_lakebranch.providers.local.storage.base import Sealed, Storage
 from pytest_lakebranch.providers.local.storage.tree import scan
+from pytest_lakebranch.state import State
 
 FORMAT = 2
 """Version of what lies in a layer; another one counts as no layer."""
@@ -143,13 +145,15 @@ class Layers:
             folder.rmdir()
 
     def _remove_unused(self, generation: Path) -> None:
+        """A kept branch may stand on it: its note is there before the run that leaves it lets go of the lock."""
         try:
             handle = os.open(generation, os.O_RDONLY | os.O_DIRECTORY)
         except FileNotFoundError:
             return
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self.storage.remove(generation)
+            if generation not in pinned(State(self.directory.parent)):
+                self.storage.remove(generation)
         except BlockingIOError:
             return
         finally:

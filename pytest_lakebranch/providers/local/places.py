@@ -63,9 +63,13 @@ class Places:
         for old in surplus:
             self.storage.remove(old.directory)
 
-    def _drop(self, directory: Path) -> None:
+    def let_go(self) -> None:
+        """Of a directory that somebody else has taken over."""
         with self._lock:
             self._in_use -= 1
+
+    def _drop(self, directory: Path) -> None:
+        self.let_go()
         self.storage.remove(directory)
 
     def forget(self, sealed: Sealed) -> None:

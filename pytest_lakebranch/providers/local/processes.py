@@ -10,9 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from pytest_lakebranch.processes import LINUX, stat_fields
-
-HAS_PIDFD = hasattr(os, "pidfd_open")
+from pytest_lakebranch.processes import LINUX, has_pidfd, stat_fields
 
 
 def child_pids(pid: int) -> set[int]:
@@ -73,7 +71,7 @@ class Group:
     @classmethod
     def of(cls, pid: int, data: Path, *, orphans: bool = False) -> Group:
         """The present children of ``pid``; with ``orphans`` also every process that works in ``data``."""
-        if not (LINUX and HAS_PIDFD):
+        if not (LINUX and has_pidfd()):
             return cls({})
         return cls(open_handles(child_pids(pid) | (_working_in(data) if orphans else set())))
 

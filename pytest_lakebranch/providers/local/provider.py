@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import itertools
-import json
 import threading
 import uuid
 from collections.abc import Callable, Iterator
@@ -13,13 +11,25 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TypeVar
 
+from pytest_lakebranch import kept
 from pytest_lakebranch.config import Settings
-from pytest_lakebranch.errors import BaseError, BranchError, MachineError
+from pytest_lakebranch.directories import remove_tree
+from pytest_lakebranch.errors import BaseError, BranchError, LakebranchError, MachineError
+from pytest_lakebranch.kept import Kept
 from pytest_lakebranch.model import Endpoint, ForkPoint, ProviderFacts
 from pytest_lakebranch.postgres import binaries
-from pytest_lakebranch.postgres.binaries import Binaries
 from pytest_lakebranch.providers.base import Compute
-from pytest_lakebranch.providers.local import branch_file, catalog_cache, cluster, launch, layers, seal, storage
+from pytest_lakebranch.providers.local import (
+    branch_file,
+    catalog_cache,
+    cluster,
+    facts,
+    keeping,
+    launch,
+    layers,
+    seal,
+    storage,
+)
 from pytest_lakebranch.providers.local.compute import LocalCompute
 from pytest_lakebranch.providers.local.disk import spread, translated
 from pytest_lakebranch.providers.local.freeze import Backup, freeze, recover
@@ -28,35 +38,11 @@ from pytest_lakebranch.providers.local.rewind.knowledge import learn
 from pytest_lakebranch.providers.local.server import Server, server_command
 from pytest_lakebranch.providers.local.server_settings import flags
 from pytest_lakebranch.providers.local.storage.base import Place, Sealed, Storage
-from pytest_lakebranch.providers.local.storage.tree import remove_tree, scan
+from pytest_lakebranch.providers.local.storage.tree import scan
 from pytest_lakebranch.state import State
 
 T = TypeVar("T")
 DIRECTORIES = ("branches", "building", "frozen")
-
-
-def facts_of(settings: Settings, state: State) -> ProviderFacts:
-    """What a provider with these settings would say of itself; raises what it would raise. Starts nothing."""
-    found = binaries.find(settings.postgres)
-    chosen = storage.choose(settings.storage, directory=state.home, machine=launch.inspect())
-    return _facts(found, chosen)
-
-
-def _facts(found: Binaries, chosen: storage.Chosen) -> ProviderFacts:
-    return ProviderFacts("local", found.version, found.origin, chosen.storage.rung, chosen.reason)
-
-
-def root_key(settings: Settings, found: Binaries) -> str:
-    """The key of the empty state that these settings and programs lead to."""
-    decisive = {
-        "format": layers.FORMAT,
-        "postgres": [found.version, found.origin],
-        "settings": settings.server_settings,
-        "locale": settings.locale,
-        "database": settings.database,
-        "user": settings.user,
-    }
-    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
 
 class LocalProvider:
@@ -73,6 +59,7 @@ class LocalProvider:
         self._storage = self._chosen.storage
         self._launcher = launch.Launcher(machine)
         self._layers = layers.Layers(state.layers, self._storage, self._binaries)
+        self._state = state
         self._run_directory = run_directory
         self._sockets = sockets
         self._places = Places(run_directory / "branches", self._storage)
@@ -90,7 +77,7 @@ class LocalProvider:
     @property
     def facts(self) -> ProviderFacts:
         """See Provider."""
-        return _facts(self._binaries, self._chosen)
+        return facts.facts(self._binaries, self._chosen)
 
     @property
     def run_directory(self) -> Path:
@@ -100,7 +87,7 @@ class LocalProvider:
     @property
     def root_key(self) -> str:
         """See Provider."""
-        return root_key(self._settings, self._binaries)
+        return facts.root_key(self._settings, self._binaries)
 
     # -- layers
 
@@ -180,14 +167,17 @@ class LocalProvider:
     @contextlib.contextmanager
     def _taken_over(self, compute: LocalCompute) -> Iterator[None]:
         """From here to the end of the block nobody else may remove the files of a stopped server; then they go."""
-        with self._lock:
-            if compute not in self._alive:
-                raise BaseError("the base was not sealed: the worker that built it died, or the run is ending.")
-            self._alive.remove(compute)
+        self._take(compute, BaseError("the base was not sealed: its builder died, or the run is ending."))
         try:
             yield
         finally:
             self._put_away(compute, disposable=True)
+
+    def _take(self, compute: LocalCompute, otherwise: LakebranchError) -> None:
+        with self._lock:
+            if compute not in self._alive:
+                raise otherwise
+            self._alive.remove(compute)
 
     # -- branches
 
@@ -321,6 +311,24 @@ class LocalProvider:
     def knows(self, at: ForkPoint) -> bool:
         """See Owner."""
         return at.key in self._sealed and at.key not in self._forgotten
+
+    def keep(self, compute: LocalCompute, note: Kept) -> Kept:
+        """See Owner."""
+        self._take(compute, BranchError(f"{compute.name} cannot be kept: it is gone already."))
+        place, sealed, target = compute.server.place, compute.at, kept.place(self._state, note.run, compute.name)
+        assert sealed is not None  # noqa: S101  (a lease's branch is made from a sealed state)
+        try:
+            keeping.bring_to_rest(compute.server)
+            with translated(place.directory, f"keeping {compute.name}"):
+                if place.overlay is not None and self._is_frozen(sealed):
+                    keeping.stand_alone(place, sealed, self._storage)
+                note = keeping.leave(place, sealed, note, target)
+        except BaseException:
+            self._put_away(compute, disposable=True)
+            raise
+        self._places.let_go()
+        self._remove_forgotten(sealed)
+        return note
 
     def take_back(self, compute: LocalCompute, *, disposable: bool) -> None:
         """See Owner."""

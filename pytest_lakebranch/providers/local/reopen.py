@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from pytest_lakebranch.directories import remove_tree
 from pytest_lakebranch.errors import BranchError
 from pytest_lakebranch.model import Endpoint
 from pytest_lakebranch.providers.local.branch_file import BranchFile
@@ -18,7 +19,7 @@ from pytest_lakebranch.providers.local.freeze import freeze
 from pytest_lakebranch.providers.local.server import SUPERUSER
 from pytest_lakebranch.providers.local.storage import copying
 from pytest_lakebranch.providers.local.storage.base import Storage
-from pytest_lakebranch.providers.local.storage.tree import NEVER_COPIED, Entry, copy_file, remove_tree, scan
+from pytest_lakebranch.providers.local.storage.tree import NEVER_COPIED, Entry, copy_file, scan
 from pytest_lakebranch.state import PORT, SOCKET_NAME
 
 OPAQUE = "user.overlay.opaque"
@@ -85,15 +86,15 @@ def _bring_crashed(server: Elsewhere, data: Path, storage: Storage) -> None:
         raise BranchError(f"{server.file.name} is damaged: {what} is gone ({source}).")
     storage.copy(source, data, scan(source))
     if overlay:
-        _put_over(server.directory / "upper", data)
+        put_over(server.directory / "upper", data)
     (data / "postmaster.pid").unlink(missing_ok=True)
     for name in ("PG_VERSION", "global/pg_control"):
         if not (data / name).is_file() or not (data / name).stat().st_size:
             raise BranchError(f"{server.file.name} is damaged: its {name} is missing or empty ({server.directory}).")
 
 
-def _put_over(upper: Path, target: Path) -> None:
-    """Make ``target`` what an overlay with this upper directory shows."""
+def put_over(upper: Path, target: Path) -> None:
+    """Make ``target``, a copy of the lower directory, what an overlay with this upper directory shows."""
     for entry in list(os.scandir(upper)):
         found, path = entry.stat(follow_symlinks=False), target / entry.name
         if stat.S_ISCHR(found.st_mode):
@@ -102,7 +103,7 @@ def _put_over(upper: Path, target: Path) -> None:
             if _is_opaque(entry.path):
                 remove_tree(path)
             path.mkdir(mode=0o700, exist_ok=True)
-            _put_over(Path(entry.path), path)
+            put_over(Path(entry.path), path)
         elif entry.name not in NEVER_COPIED:
             copy_file(entry.path, str(path), Entry.of(found), copying.share_or_copy)
 

@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from pytest_lakebranch.directories import remove_tree
 from pytest_lakebranch.errors import BaseError, LakebranchError
 from pytest_lakebranch.model import Endpoint
 from pytest_lakebranch.postgres.connect import connect
 from pytest_lakebranch.providers.local import catalog_cache, control_file
 from pytest_lakebranch.providers.local.disk import disk_full
 from pytest_lakebranch.providers.local.server import Server
-from pytest_lakebranch.providers.local.storage.tree import MADE_BY_SERVERS, remove_tree
+from pytest_lakebranch.providers.local.storage.tree import MADE_BY_SERVERS
 from pytest_lakebranch.waiting import Deadline, poll
 
 GRACE_SECONDS = 1.0

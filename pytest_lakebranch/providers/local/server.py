@@ -132,12 +132,13 @@ class Server:
         except OSError:
             return ""
 
-    def stop_cleanly(self) -> None:
+    def stop_cleanly(self, seconds: float = STOP_SECONDS) -> None:
         """End all sessions, write everything to the data files and stop; raises BranchError when that fails."""
         self.close_connection()
         group = Group.of(self.pid, self.place.data)
+        self.process.send_signal(signal.SIGCONT)
         self.process.send_signal(signal.SIGINT)
-        status = poll(self.process.poll, deadline=Deadline(STOP_SECONDS), every=0.002)
+        status = poll(self.process.poll, deadline=Deadline(seconds), every=0.002)
         if status != 0:
             raise BranchError(f"the server of {self.name} did not stop cleanly ({status}):\n{self.log_tail()}")
         group.end()

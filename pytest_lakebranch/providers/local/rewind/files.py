@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from pytest_lakebranch.directories import remove_tree
 from pytest_lakebranch.providers.local import catalog_cache
 from pytest_lakebranch.providers.local.rewind.knowledge import SealedFiles
 from pytest_lakebranch.providers.local.rewind.manifest import (
@@ -18,7 +19,6 @@ from pytest_lakebranch.providers.local.rewind.manifest import (
     segment_name,
 )
 from pytest_lakebranch.providers.local.rewind.unproven import UnprovenError
-from pytest_lakebranch.providers.local.storage.tree import remove_tree
 
 BLOCK = 8192
 SEGMENT_BLOCKS = 131072

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pytest_lakebranch.config import RUNGS, Rung
+from pytest_lakebranch.directories import remove_tree
 from pytest_lakebranch.errors import MachineError
+from pytest_lakebranch.processes import Identity
 from pytest_lakebranch.providers.local.disk import FULL, disk_full, filesystem
 from pytest_lakebranch.providers.local.launch import IN_MOUNT_NAMESPACE, Machine
 from pytest_lakebranch.providers.local.storage import copying
@@ -20,7 +22,7 @@ from pytest_lakebranch.providers.local.storage.copy import CopyStorage
 from pytest_lakebranch.providers.local.storage.overlay import OverlayStorage, options
 from pytest_lakebranch.providers.local.storage.reflink import MACOS, ReflinkStorage
 from pytest_lakebranch.providers.local.storage.snapshot import SnapshotStorage
-from pytest_lakebranch.providers.local.storage.tree import Tree, remove_tree
+from pytest_lakebranch.providers.local.storage.tree import Tree
 
 STORAGES: dict[Rung, Callable[[], Storage]] = {
     "snapshot": SnapshotStorage,
@@ -87,7 +89,8 @@ def refusal(rung: Rung, *, directory: Path, machine: Machine) -> str | None:
 
 @contextlib.contextmanager
 def _temporary(directory: Path) -> Iterator[Path]:
-    place = Path(tempfile.mkdtemp(prefix=".try-", dir=directory))
+    """Its name tells the reaper whose it is, should we be killed."""
+    place = Path(tempfile.mkdtemp(prefix=f".try-{Identity.of(os.getpid()).token}_", dir=directory))
     try:
         yield place
     finally:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from pytest_lakebranch.config import Rung
+from pytest_lakebranch.directories import remove_tree
 from pytest_lakebranch.providers.local.storage import copying
 from pytest_lakebranch.providers.local.storage.base import Place, Sealed
 from pytest_lakebranch.providers.local.storage.refresh import refresh_copy
-from pytest_lakebranch.providers.local.storage.tree import CopyFile, Tree, copy_tree, remove_tree
+from pytest_lakebranch.providers.local.storage.tree import CopyFile, Tree, copy_tree
 
 
 class CopyStorage:

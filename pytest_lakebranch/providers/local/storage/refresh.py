@@ -14,7 +14,8 @@ import os
 import stat
 from pathlib import Path
 
-from pytest_lakebranch.providers.local.storage.tree import CopyFile, Entry, Tree, copy_files, remove_tree
+from pytest_lakebranch.directories import remove_tree
+from pytest_lakebranch.providers.local.storage.tree import CopyFile, Entry, Tree, copy_files
 
 WHITEOUT_DEVICE = 0
 LARGE = 4 << 20

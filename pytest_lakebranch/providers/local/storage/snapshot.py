@@ -9,9 +9,10 @@ import struct
 from pathlib import Path
 
 from pytest_lakebranch.config import Rung
+from pytest_lakebranch.directories import remove_tree
 from pytest_lakebranch.providers.local.storage import copying
 from pytest_lakebranch.providers.local.storage.base import Place, Sealed
-from pytest_lakebranch.providers.local.storage.tree import Tree, fill, remove_tree
+from pytest_lakebranch.providers.local.storage.tree import Tree, fill
 
 SUBVOL_CREATE = 0x5000940E
 SNAP_CREATE_V2 = 0x50009417

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -144,30 +142,3 @@ def unless_gone(copy: CopyOne) -> CopyOne:
                 raise
 
     return copy_what_is_there
-
-
-def remove_tree(directory: Path) -> None:
-    """Remove ``directory`` and all in it, also where rights were taken away; nothing to remove is fine."""
-    for _ in range(3):  # again if somebody removes or adds something at the same time
-        try:
-            shutil.rmtree(directory)
-        except FileNotFoundError:
-            if not directory.is_symlink() and not directory.exists():
-                return
-        except PermissionError:
-            _open(directory)
-        except OSError as error:
-            if error.errno != errno.ENOTEMPTY:
-                raise
-    if directory.exists():
-        shutil.rmtree(directory)
-
-
-def _open(directory: Path) -> None:
-    """Give us back the right to look into directories: overlayfs keeps some of mode 0000."""
-    directory.chmod(0o700)
-    for folder, names, _ in os.walk(directory):
-        for name in names:
-            path = Path(folder, name)
-            if not path.is_symlink():
-                path.chmod(0o700)

@@ -1,0 +1,24 @@
+"""Sizes and spans of time as people write them. Imported in every run: nothing but the standard library."""
+
+from __future__ import annotations
+
+import re
+
+SIZES = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+SPANS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+
+
+def size(text: str) -> int:
+    """Bytes from a size such as ``500M`` or ``2G``; raises ValueError."""
+    found = re.fullmatch(r"(\d+)([kmgt]?)(?:i?b)?", text.strip().lower(), re.ASCII)
+    if found is None:
+        raise ValueError(f"{text!r} is not a size such as 500M or 2G")
+    return int(found[1]) * SIZES[found[2]]
+
+
+def span(text: str) -> int:
+    """Seconds from a span of time such as ``12h`` or ``7d``; raises ValueError."""
+    found = re.fullmatch(r"(\d+)([smhdw])", text.strip().lower(), re.ASCII)
+    if found is None:
+        raise ValueError(f"{text!r} is not a span of time such as 30m, 12h or 7d")
+    return int(found[1]) * SPANS[found[2]]

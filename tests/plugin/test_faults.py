@@ -1,0 +1,111 @@
+"""Something is killed at a point of a run's life: soon after, and at the latest with the next run, nothing is left.
+
+``FAULT_KILLS`` points are tried (default: a handful), chosen by ``FAULT_SEED``, from number ``FAULT_FIRST`` on; each is
+printed before it is tried, so that it can be tried again alone.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pytest_lakebranch.waiting import Deadline, poll
+from tests.plugin.conftest import PLAIN, SOON, Project
+from tests.plugin.fault_rigs import CONFTEST, MARK, NEXT, SUITE, Machine, Point, Present, Trial, bystander
+
+KILLS = int(os.environ.get("FAULT_KILLS", "7"))
+FIRST = int(os.environ.get("FAULT_FIRST", "0"))
+SEED = int(os.environ.get("FAULT_SEED", "3"))
+SCHEMA = "create table item (id int); insert into item values (1), (2);"
+
+
+@pytest.fixture
+def shared_home(shared_home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A state directory of this test's own: all that is in it is compared."""
+    home = Path(tempfile.mkdtemp(prefix="lbf", dir=shared_home.parent))
+    monkeypatch.setenv("LAKEBRANCH_HOME", str(home))
+    yield home
+    shutil.rmtree(home)
+
+
+@pytest.fixture
+def machine(project: Project, sockets: Path) -> Machine:
+    """This machine, as far as it shows this test's runs."""
+    return Machine(project.home, sockets, f"{os.getpid()}-{time.time_ns()}", project.path)
+
+
+@pytest.fixture(autouse=True)
+def base(project: Project) -> None:
+    """A project with a table with two rows and tests of every kind."""
+    project.write(schema_dot_sql=SCHEMA, extra_dot_sql="select 1;", test_it=SUITE, conftest=CONFTEST)
+    project.ini(lakebranch_base=["sql:schema.sql", "sql:extra.sql"], lakebranch_env="DATABASE_URL")
+
+
+@pytest.fixture
+def next_run(project: Project, machine: Machine, tmp_path: Path) -> NextRun:
+    """A run of another project of the same base, which must find nothing of earlier runs; it is run once before."""
+    made = NextRun(tmp_path / "next", machine)
+    made.directory.mkdir()
+    (made.directory / "test_next.py").write_text(NEXT)
+    (made.directory / "schema.sql").write_text(SCHEMA)
+    (made.directory / "pytest.ini").write_text("[pytest]\nlakebranch_base = sql:schema.sql\n")
+    return made
+
+
+class NextRun:
+    """See the fixture."""
+
+    def __init__(self, directory: Path, machine: Machine) -> None:
+        self.directory = directory
+        self._machine = machine
+
+    def __call__(self, others: int) -> None:
+        """Run it while ``others`` other runs live."""
+        environ = {**os.environ, MARK: self._machine.mark, "EXPECTED_RUNS": str(1 + others)}
+        command = [sys.executable, "-m", "pytest", *PLAIN, "-p", "no:cacheprovider", "-q"]
+        done = subprocess.run(
+            command, cwd=self.directory, env=environ, capture_output=True, text=True, check=False, timeout=100
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+def settled(machine: Machine, before: Present) -> dict[str, object]:
+    """What differs from ``before`` when all that ends by itself has had time to."""
+    found: dict[str, object] = {}
+
+    def look() -> bool | None:
+        found.clear()
+        found.update(machine.present().more_than(before))
+        return None if found else True
+
+    poll(look, deadline=Deadline(5))
+    return found
+
+
+def test_kills(project: Project, machine: Machine, next_run: NextRun, tmp_path: Path) -> None:
+    """Nothing is left after the next run, layers are as they were, and a run beside them is green."""
+    failures = []
+    with bystander(project, tmp_path / "bystander", machine):
+        next_run(1)
+        project.spawn("-n", "2").assert_outcomes(passed=15)
+        before = machine.present()
+        assert before.processes == before.sockets == before.mounts == []
+        for number in range(FIRST, FIRST + KILLS):
+            point = Point.of(number, SEED)
+            print(f"FAULT_SEED={SEED} {point}", end=": ", flush=True)
+            killed = Trial(project, machine, point).carry_out()
+            alive = poll(lambda: None if machine.processes() else True, deadline=Deadline(SOON)) is None
+            next_run(1)
+            left = settled(machine, before) | ({"outlived": machine.processes()} if alive else {})
+            said = project.output if "INTERNALERROR" in project.output else ""
+            print(f"killed {killed}; {'left: ' + str(left) if left else 'nothing left'}{said}", flush=True)
+            failures += [(str(point), left, said)] if left or said else []
+    assert failures == []
