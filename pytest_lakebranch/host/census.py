@@ -62,7 +62,7 @@ class RunFacts:
 
 def runs(state: State) -> list[RunFacts]:
     """All runs, the latest first."""
-    found = {run.name: run for path in state.runs.iterdir() if path.is_dir() and (run := _run(path)) is not None}
+    found = {run.name: run for path in state.runs.glob("[!.]*") if path.is_dir() and (run := _run(path)) is not None}
     for branch in _kept(state):
         run = found.get(branch.run) or _over(state, branch)
         found[branch.run] = replace(run, branches=(*run.branches, branch))

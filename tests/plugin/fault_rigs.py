@@ -190,15 +190,21 @@ class Machine:
                 found |= {line for line in path.read_text().splitlines() if str(self.home) in line}
         return sorted(line for line in found if not self._is_known(line))
 
+    def _paths(self) -> Iterator[Path]:
+        """Everything in the state directory, as far as it stays while we look."""
+        for folder, names, files in os.walk(self.home):
+            names[:] = [name for name in names if not self._is_known(name)]
+            yield from (Path(folder, name) for name in (*names, *files))
+
     def files(self) -> dict[str, str]:
         """All files and directories of the state directory; those of layers with a hash of their content.
 
         The locks of builders stay: whoever removed one could remove it from under the next builder.
         """
         found = {}
-        for path in self.home.rglob("*"):
+        for path in self._paths():
             name = str(path.relative_to(self.home))
-            if self._is_known(name) or (name.startswith("layers/") and name.endswith(".lock")):
+            if name.startswith("layers/") and name.endswith(".lock"):
                 continue
             with contextlib.suppress(FileNotFoundError):
                 content = path.read_bytes() if name.startswith("layers/") and path.is_file() else b""
@@ -206,24 +212,29 @@ class Machine:
         return found
 
     def segments(self) -> list[str]:
-        """System V segments, semaphores and queues: key and id."""
-        lines = (line for kind in ("shm", "sem", "msg") for line in _lines(f"/proc/sysvipc/{kind}"))
-        return [" ".join(line.split()[:2]) for line in lines]
+        """System V segments that nobody is attached to: key and id. Other tests of this machine have some in use."""
+        words = (line.split() for line in _lines("/proc/sysvipc/shm"))
+        return [f"{key} {number}" for key, number, _, _, _, _, attached, *_ in words if attached == "0"]
 
     def locks(self) -> list[str]:
         """Locks that somebody holds in the state directory."""
-        inodes = {path.stat().st_ino: str(path) for path in self.home.rglob("*") if path.exists()}
+        inodes = {}
+        for path in self._paths():
+            with contextlib.suppress(FileNotFoundError):
+                inodes[path.stat().st_ino] = str(path)
         held = []
         for line in _lines("/proc/locks"):
             words = line.split()
             pid, inode = words[-4], words[-3].rpartition(":")[2]
-            if (path := inodes.get(int(inode))) and int(pid) not in self.pids and not self._is_known(path):
-                held.append(f"{path} by {pid}")
+            if (where := inodes.get(int(inode))) and int(pid) not in self.pids:
+                held.append(f"{where} by {pid}")
         return held
 
     def shared_memory(self) -> list[str]:
-        """Files of PostgreSQL in /dev/shm."""
-        return [name for name in entries(Path("/dev/shm")) if name.startswith("PostgreSQL.")]
+        """Files of PostgreSQL in /dev/shm that no process has mapped."""
+        names = [name for name in entries(Path("/dev/shm")) if name.startswith("PostgreSQL.")]
+        mapped = "".join(map(_maps, Path("/proc").glob("[0-9]*/maps"))) if names else ""
+        return [name for name in names if name not in mapped]
 
     def present(self) -> Present:
         """All of it."""
@@ -237,6 +248,12 @@ class Machine:
             self.shared_memory(),
             self.locks(),
         )
+
+
+def _maps(path: Path) -> str:
+    with contextlib.suppress(OSError):
+        return path.read_text()
+    return ""
 
 
 def _lines(path: str) -> list[str]:

@@ -131,7 +131,7 @@ def test_reap(dead: Standing, command: Command, shared_home: Path, sockets: Path
     (name,) = entries(shared_home / "runs")
     assert command("reap", "--dry-run").out == f"would delete run {name}\n"
     assert entries(shared_home / "runs") == [name]
-    assert command("reap", "--json").json == {"version": 1, "dry_run": False, "runs": [name]}
+    assert command("reap", "--json").json == {"version": 1, "dry_run": False, "runs": [name], "kept": []}
     assert left_behind(shared_home, sockets) == []
 
 
