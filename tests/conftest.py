@@ -7,6 +7,7 @@ import shutil
 import signal
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -21,17 +22,28 @@ OF_CI = ("CI", "BUILD_NUMBER")
 """Where these are set pytest repeats whole messages in its summary, and the tests count messages."""
 
 
-@pytest.fixture(scope="session")
-def shared_home() -> Iterator[Path]:
-    """A state directory for all tests of this worker: layers that one test has built serve the next.
-
-    In memory where there is room: a thousand small files are made quicker there than on most disks.
-    """
+@contextmanager
+def quick_directory() -> Iterator[Path]:
+    """In memory where there is room: a thousand small files are made quicker there than on most disks."""
     memory = Path("/dev/shm")
     roomy = memory.is_dir() and shutil.disk_usage(memory).free > ROOM
-    home = Path(tempfile.mkdtemp(prefix="lbhome", dir=memory if roomy else None))
-    yield home
-    shutil.rmtree(home)
+    directory = Path(tempfile.mkdtemp(prefix="lbhome", dir=memory if roomy else None))
+    yield directory
+    shutil.rmtree(directory)
+
+
+@pytest.fixture
+def quick_path() -> Iterator[Path]:
+    """A directory of the test's own, on the quickest disk."""
+    with quick_directory() as directory:
+        yield directory
+
+
+@pytest.fixture(scope="session")
+def shared_home() -> Iterator[Path]:
+    """A state directory for all tests of this worker: layers that one test has built serve the next."""
+    with quick_directory() as home:
+        yield home
 
 
 @pytest.fixture(autouse=True)

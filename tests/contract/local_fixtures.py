@@ -56,9 +56,9 @@ def local(plain_home: Path) -> Iterator[Rig]:
 
 
 @pytest.fixture
-def local_rig(tmp_path: Path) -> Callable[..., AbstractContextManager[Rig]]:
+def local_rig(quick_path: Path) -> Callable[..., AbstractContextManager[Rig]]:
     """To make providers with options, in a state directory of the test's own."""
-    return lambda **options: rig(tmp_path / "home", **options)
+    return lambda **options: rig(quick_path / "home", **options)
 
 
 @pytest.fixture
