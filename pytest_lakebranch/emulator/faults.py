@@ -81,7 +81,7 @@ class Fault:
     @property
     def failure(self) -> tuple[str, str]:
         """Error code and message."""
-        code = self.error_code if self.error_code is not None else CODES.get(self.status, "UNKNOWN")
+        code = self.error_code if self.error_code is not None else CODES.get(self.status, "")
         return code, self.message if self.message is not None else f"injected: {self.kind} {self.status}"
 
 

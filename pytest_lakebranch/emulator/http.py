@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 ROOT = "/api/2.0/postgres"
 CONTROL = "/_emulator/"
+ROUTE = "lakebranch.route"
+"""Where the name of the route is kept while a request is answered."""
 LARGEST_BODY = 1 << 20
 REMEMBERED = 10_000
 Handler = Callable[..., View]
@@ -82,10 +85,9 @@ class Application:
         request = Request(environ)
         request.max_content_length = LARGEST_BODY
         began = time.perf_counter()
-        name = "unknown"
         status = 0
         try:
-            name, response = self._response(request)
+            response = self._response(request)
             status = response.status_code
             response.headers["x-request-id"] = uid()
             response.headers["x-databricks-org-id"] = str(self.emulator.workspace_id)
@@ -93,29 +95,35 @@ class Application:
         finally:
             if not request.path.startswith(CONTROL):
                 seconds, agent = time.perf_counter() - began, request.headers.get("User-Agent", "")
+                name = request.environ.get(ROUTE, "unknown")
                 self.served.append(Served(name, request.method, request.path, status, seconds, agent))
 
-    def _response(self, request: Request) -> tuple[str, Response]:
-        """The name of the route, and the answer."""
+    def _response(self, request: Request) -> Response:
         page = self.open_pages.get(f"{request.method} {request.path}")
         if page is not None:
-            return request.path, page(request)
+            request.environ[ROUTE] = request.path
+            return page(request)
         if request.path.startswith(CONTROL):
             known = ", ".join(key for key in self.open_pages if CONTROL in key)
-            return "unknown", error_response(ApiError(404, "NOT_FOUND", f"no such control route; known are {known}"))
+            return error_response(ApiError(404, "NOT_FOUND", f"no such control route; known are {known}"))
         return self._api(request)
 
-    def _api(self, request: Request) -> tuple[str, Response]:
+    def _api(self, request: Request) -> Response:
         try:
             name, arguments = self._map.bind("emulator").match(request.path, method=request.method)
+            request.environ[ROUTE] = name
+            return self._answered(request, self._by_name[name], arguments)
         except HTTPException:
-            return "unknown", error_response(no_resource())
-        try:
-            return name, self._answered(request, self._by_name[name], arguments)
+            return error_response(no_resource())
         except ApiError as error:
-            return name, error_response(error)
+            return error_response(error)
         except LakebranchError as error:
-            return name, error_response(ApiError(500, "INTERNAL_ERROR", str(error)))
+            return error_response(ApiError(500, "INTERNAL_ERROR", str(error)))
+        except ConnectionError:  # dropped on purpose
+            raise
+        except Exception as error:  # noqa: BLE001  (a defect of ours: printed here, and said to the client)
+            traceback.print_exc()
+            return error_response(ApiError(500, "INTERNAL_ERROR", f"{type(error).__name__}: {error}"))
 
     def _answered(self, request: Request, route: Route, arguments: Mapping[str, Any]) -> Response:
         emulator = self.emulator
@@ -163,7 +171,7 @@ def body(request: Request) -> Any:
         found = json.loads(data) if data else {}
     except HTTPException as error:
         raise malformed(f"The request body is too large: {error.description}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise malformed(f"The request body is not valid JSON: {error}") from None
     if not isinstance(found, dict | list):
         raise malformed("The request body must be a JSON object.")

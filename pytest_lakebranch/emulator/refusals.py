@@ -14,7 +14,7 @@ REQUEST_INFO = "type.googleapis.com/google.rpc.RequestInfo"
 
 
 class ApiError(Exception):
-    """An answer other than success: ``status`` is HTTP's, ``code`` the service's."""
+    """An answer other than success: ``status`` is HTTP's, ``code`` the service's; an empty one is not sent."""
 
     def __init__(
         self,
@@ -35,7 +35,8 @@ class ApiError(Exception):
     def body(self, request_id: str) -> dict[str, Any]:
         """The JSON object of the answer."""
         request = {"@type": REQUEST_INFO, "request_id": request_id, "serving_data": ""}
-        return {"error_code": self.code, "message": self.message, "details": [*self.details, request]}
+        code = {"error_code": self.code} if self.code else {}
+        return {**code, "message": self.message, "details": [*self.details, request]}
 
 
 def trace() -> str:

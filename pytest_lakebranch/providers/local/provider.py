@@ -263,12 +263,18 @@ class LocalProvider:
         compute.server.stop_cleanly()
 
     def resume(self, compute: LocalCompute) -> LocalCompute:
-        """A server on the files of a suspended compute, which is no more. Raises BranchError or MachineError."""
+        """A server on the files of a suspended compute, which is no more, or of one whose server died.
+
+        Raises BranchError or MachineError.
+        """
         place, name = compute.server.place, compute.name
+        compute.server.stop_at_once()
         remove_tree(compute.server.sockets)
         with translated(place.directory, f"waking {name}"):
             # A volatile overlay leaves a mark there that it was mounted, and refuses to be again (overlayfs.rst).
             remove_tree(place.directory / "work" / "work")
+            for data in (place.data, place.directory / "upper"):
+                (data / "postmaster.pid").unlink(missing_ok=True)  # a killed server's would say that it is ready
             server = self._serve(name, place)
         resumed = LocalCompute(self, server, at=compute.at, endpoint=self._endpoint(server))
         with self._lock:

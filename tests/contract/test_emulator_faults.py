@@ -1,0 +1,342 @@
+"""Faults on purpose, as the official client bears them; and what latencies, limits and the clock do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import psycopg
+import pytest
+from databricks.sdk import errors
+from databricks.sdk.service.postgres import Branch, BranchSpec
+from emulator_rigs import DATABASE, Emulated, emulated
+from google.protobuf.duration_pb2 import Duration
+
+from pytest_lakebranch.emulator.addresses import Addresses
+from pytest_lakebranch.emulator.emulator import USER, Options
+from pytest_lakebranch.emulator.limits import Limits
+from pytest_lakebranch.errors import MachineError
+from pytest_lakebranch.waiting import Clock, Deadline, poll
+
+pytest_plugins = ["emulator_fixtures"]
+FOREVER = Branch(spec=BranchSpec(no_expiry=True))
+New = Callable[..., Emulated]
+
+
+@pytest.fixture(autouse=True)
+def nothing_goes_wrong_afterwards(lakebase: Emulated) -> Any:
+    """The emulator is shared: faults and requests of one test are not the next one's."""
+    lakebase.control("DELETE", "requests")
+    yield
+    lakebase.control("DELETE", "faults")
+    lakebase.control("PATCH", "latencies", {"request": "0", "create_branch": "0", "login": "0"})
+
+
+def calls(lakebase: Emulated, route: str) -> list[int]:
+    """The status of each call of ``route`` so far."""
+    served = lakebase.control("GET", "requests").json()["requests"]
+    return [each["status"] for each in served if each["route"] == route]
+
+
+RETRIED = {
+    "429": {"status": 429},
+    "429 with a time": {"status": 429, "retry_after": "1"},
+    "503": {"status": 503},
+    "500 of a kind": {"status": 500, "message": "Unexpected error"},
+}
+
+
+@pytest.mark.parametrize("case", RETRIED)
+def test_the_client_tries_again(lakebase: Emulated, case: str) -> None:
+    """What asks for patience, the SDK meets with patience."""
+    fault = {"kind": "status", "route": "get_project", **RETRIED[case]}
+    assert lakebase.control("POST", "faults", fault).status_code == 200
+    assert lakebase.w.postgres.get_project(lakebase.project).project_id == "demo"
+    assert calls(lakebase, "get_project") == [fault["status"], 200]
+    assert lakebase.control("GET", "faults").json()["faults"][0]["met"] == 1
+
+
+NOT_RETRIED: dict[str, tuple[dict[str, Any], type[Exception]]] = {
+    "500": ({"status": 500}, errors.InternalError),
+    "501": ({"status": 501}, errors.NotImplemented),
+    "502": ({"status": 502}, errors.DatabricksError),
+    "504": ({"status": 504}, errors.DeadlineExceeded),
+    "409 ALREADY_EXISTS": ({"status": 409, "error_code": "ALREADY_EXISTS"}, errors.AlreadyExists),
+    "409 without a code": ({"status": 409, "error_code": ""}, errors.ResourceConflict),
+    "409 ABORTED": ({"status": 409, "error_code": "ABORTED"}, errors.Aborted),
+    "400 QUOTA_EXCEEDED": ({"status": 400, "error_code": "QUOTA_EXCEEDED"}, errors.BadRequest),
+    "404 ENDPOINT_NOT_FOUND": ({"status": 404, "error_code": "ENDPOINT_NOT_FOUND"}, errors.NotFound),
+    "401": ({"status": 401}, errors.Unauthenticated),
+    "403": ({"status": 403}, errors.PermissionDenied),
+    "conflict": ({"kind": "conflict"}, errors.ResourceConflict),
+    "reconciliation": ({"kind": "reconciliation"}, errors.ResourceConflict),
+}
+
+
+@pytest.mark.parametrize("case", NOT_RETRIED)
+def test_the_client_gives_up(lakebase: Emulated, case: str) -> None:
+    """Anything else is the right exception, at once."""
+    fault, kind = NOT_RETRIED[case]
+    lakebase.control("POST", "faults", {"kind": "status", "route": "get_project", **fault})
+    with pytest.raises(kind) as caught:
+        lakebase.w.postgres.get_project(lakebase.project)
+    assert type(caught.value) is kind
+    assert len(calls(lakebase, "get_project")) == 1
+
+
+def test_a_dropped_connection(lakebase: Emulated) -> None:
+    """Nothing was done, no answer comes; the SDK asks again."""
+    lakebase.control("POST", "faults", {"kind": "drop", "route": "create_branch"})
+    name = lakebase.branch(name="dropped").name
+    assert calls(lakebase, "create_branch") == [0, 200]
+    assert lakebase.w.postgres.get_branch(name).branch_id == "dropped"
+
+
+def test_half_an_answer(lakebase: Emulated) -> None:
+    """What was asked is done, and the client cannot know."""
+    lakebase.control("POST", "faults", {"kind": "half", "route": "create_branch"})
+    token = lakebase.emulator.options.identities[0].token
+    url = f"{lakebase.url}/api/2.0/postgres/{lakebase.project}/branches?branch_id=half"
+    with pytest.raises(httpx.RemoteProtocolError):
+        httpx.post(url, json={"spec": {"no_expiry": True}}, headers={"Authorization": f"Bearer {token}"})
+    assert lakebase.w.postgres.get_branch(f"{lakebase.project}/branches/half").branch_id == "half"
+
+
+def test_a_create_that_lands_late(lakebase: Emulated) -> None:
+    """The answer says that it failed, and the branch appears all the same."""
+    fault = {"kind": "late", "route": "create_branch", "status": 504, "seconds": 0.2}
+    lakebase.control("POST", "faults", fault)
+    with pytest.raises(errors.DeadlineExceeded):
+        lakebase.w.postgres.create_branch(lakebase.project, FOREVER, "late")
+    find = lakebase.w.postgres.list_branches
+
+    def landed() -> bool | None:
+        return any(each.branch_id == "late" for each in find(lakebase.project)) or None
+
+    assert poll(landed, deadline=Deadline(20), every=0.02)
+
+
+def test_an_operation_that_fails(lakebase: Emulated) -> None:
+    """The SDK's wait() tells the code and the message; no branch is left, and its name is free."""
+    fault = {"kind": "operation", "route": "create_branch", "error_code": "ABORTED", "message": "no room"}
+    lakebase.control("POST", "faults", fault)
+    operation = lakebase.w.postgres.create_branch(lakebase.project, FOREVER, "failing")
+    with pytest.raises(Exception, match=r"operation failed: \[ErrorCode\.ABORTED\] no room"):
+        operation.wait()
+    with pytest.raises(errors.NotFound):
+        lakebase.w.postgres.get_branch(f"{lakebase.project}/branches/failing")
+    assert lakebase.branch(name="failing").branch_id == "failing"
+
+
+def test_faults_are_counted_and_aimed(lakebase: Emulated) -> None:
+    """By path, sparing the first calls, a number of times."""
+    faults = {"kind": "status", "status": 500, "path": "branches/production$", "after": 1, "times": 2}
+    lakebase.control("POST", "faults", [faults])
+    seen = []
+    for _ in range(5):
+        lakebase.w.postgres.get_project(lakebase.project)
+        try:
+            lakebase.w.postgres.get_branch(lakebase.production)
+            seen.append(200)
+        except errors.InternalError:
+            seen.append(500)
+    assert seen == [200, 500, 500, 200, 200]
+
+
+def test_changes_in_one_branch_exclude_each_other(lakebase: Emulated) -> None:
+    """While an operation is under way, another one is a conflict; so is deleting a branch that is being made."""
+    lakebase.control("PATCH", "latencies", {"create_branch": "0.6", "create_endpoint": "0.6"})
+    api = lakebase.w.postgres
+    operation = api.create_branch(lakebase.project, FOREVER, "slow")
+    with pytest.raises(errors.ResourceConflict, match="reconciliation"):
+        api.delete_branch(f"{lakebase.project}/branches/slow", purge=True)
+    found = api.get_branch(f"{lakebase.project}/branches/slow").status
+    assert (found.current_state.value, found.pending_state.value) == ("INIT", "READY")
+    assert lakebase.state(f"{lakebase.project}/branches/slow") == "INIT"
+    name = lakebase.done(operation).name
+    body = {"spec": {"endpoint_type": "ENDPOINT_TYPE_READ_ONLY"}}
+    path = f"/api/2.0/postgres/{name}/endpoints"
+    lakebase.w.api_client.do("POST", path, query={"endpoint_id": "ro"}, body=body)
+    with pytest.raises(errors.ResourceConflict, match="conflicting operations in progress"):
+        lakebase.w.api_client.do("POST", path, query={"endpoint_id": "rp"}, body=body)
+    lakebase.control("PATCH", "latencies", {"create_endpoint": "0"})
+
+
+def test_logins_are_refused_for_a_while(lakebase: Emulated) -> None:
+    """On a new branch, or when told; then they succeed with the same token."""
+    lakebase.control("PATCH", "latencies", {"login": "0.3"})
+    branch = lakebase.branch().name
+    token = lakebase.token(branch)
+    with pytest.raises(psycopg.OperationalError, match="External authorization failed"):
+        lakebase.connect(branch, password=token)
+
+    def logged_in() -> psycopg.Connection[Any] | None:
+        try:
+            return lakebase.connect(branch, password=token)
+        except psycopg.OperationalError:
+            return None
+
+    connection = poll(logged_in, deadline=Deadline(10), every=0.05)
+    assert connection is not None
+    lakebase.control("POST", "logins", {"branch": branch, "refuse": "3600s"})
+    assert logged_in() is None
+    assert connection.execute("select 1").fetchone() == (1,)
+    connection.close()
+
+
+def test_a_compute_sleeps_and_wakes(lakebase: Emulated) -> None:
+    """Suspended when told: connections end, data stays, the next login wakes it."""
+    branch = lakebase.branch().name
+    with lakebase.connect(branch) as connection:
+        connection.execute("insert into item values (50)")
+        lakebase.control("POST", "suspend", {"branch": branch})
+        with pytest.raises(psycopg.OperationalError):
+            connection.execute("select 1")
+    assert lakebase.state(branch) == "IDLE"
+    child = lakebase.branch(branch).name
+    assert lakebase.state(branch) == "IDLE"
+    assert lakebase.count(branch) == 11
+    assert lakebase.state(branch) == "ACTIVE"
+    assert lakebase.count(child) == 11
+
+
+def test_a_server_that_died_is_started_again(lakebase: Emulated) -> None:
+    """Also after kill -9, by its own recovery."""
+    branch = lakebase.branch().name
+    with lakebase.connect(branch) as connection:
+        connection.execute("set synchronous_commit = on")
+        connection.execute("insert into item values (60)")
+    store = lakebase.emulator.world.branch("demo", branch.split("/")[-1]).store
+    store.running().server.process.kill()
+    store.running().server.process.wait()
+    assert lakebase.count(branch) == 11
+
+
+@pytest.fixture(scope="module")
+def moving(emulator_home: Any) -> Any:
+    """An emulator whose clock tests may move."""
+    with emulated(emulator_home, Options(limits=Limits(active_computes=2, branches=6, unarchived_branches=5))) as made:
+        yield made
+
+
+def test_time_passes(moving: Emulated) -> None:
+    """An hour later tokens are expired, for logins and for the API, and connections that stand go on."""
+    branch = moving.branch().name
+    principal = moving.client(1)
+    assert principal.postgres.get_branch(branch).name == branch
+    stale = principal.config.authenticate()
+    token = moving.token(branch)
+    with moving.connect(branch, password=token) as connection:
+        assert moving.control("POST", "clock", {"advance": "3601s"}).status_code == 200
+        assert connection.execute("select 1").fetchone() == (1,)
+    with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
+        moving.connect(branch, password=token)
+    answer = httpx.get(f"{moving.url}/api/2.0/postgres/projects", headers=stale)
+    assert (answer.status_code, answer.json()["message"]) == (401, "Token is expired.")
+    assert moving.count(branch) == 10
+    moving.done(moving.w.postgres.delete_branch(branch, purge=True))
+
+
+def test_idle_computes_are_suspended(moving: Emulated) -> None:
+    """After their timeout, unless a transaction is open; the one of the default branch too."""
+    branch = moving.branch().name
+    with moving.connect(branch, autocommit=False) as connection:
+        connection.execute("select 1")
+        moving.control("POST", "clock", {"advance": "90000s"})
+        assert moving.state(branch) == "ACTIVE"
+        assert moving.state(moving.production) == "IDLE"
+        connection.rollback()
+        moving.control("POST", "clock", {"advance": "90000s"})
+        assert moving.state(branch) == "IDLE"
+        with pytest.raises(psycopg.OperationalError):
+            connection.execute("select 1")
+    assert moving.count(branch) == 10
+    assert moving.count(moving.production) == 10
+    moving.done(moving.w.postgres.delete_branch(branch, purge=True))
+
+
+def test_branches_expire_and_are_purged(moving: Emulated) -> None:
+    """At their time, not before; a softly deleted one after a week."""
+    soon = moving.branch(ttl=Duration(seconds=600)).name
+    soft = moving.branch().name
+    moving.done(moving.w.postgres.delete_branch(soft))
+    moving.control("POST", "clock", {"advance": "590s"})
+    assert moving.count(soon) == 10
+    moving.control("POST", "clock", {"advance": "11s"})
+    with pytest.raises(errors.NotFound):
+        moving.w.postgres.get_branch(soon)
+    assert moving.w.postgres.get_branch(soft).status.current_state.value == "DELETED"
+    with pytest.raises(errors.AlreadyExists):
+        moving.branch(name=soft.split("/")[-1])
+    moving.control("POST", "clock", {"advance": "604800s"})
+    with pytest.raises(errors.NotFound):
+        moving.w.postgres.get_branch(soft)
+
+
+def test_computes_are_limited(moving: Emulated) -> None:
+    """Beyond the limit a compute stays suspended and refuses logins, until another sleeps; the default's is free."""
+    first, second, third = (moving.branch().name for _ in range(3))
+    assert [moving.state(each) for each in (first, second, third)] == ["ACTIVE", "ACTIVE", "IDLE"]
+    with pytest.raises(psycopg.OperationalError, match="limit of 2 concurrently active computes"):
+        moving.connect(third)
+    assert moving.count(moving.production) == 10
+    moving.control("POST", "suspend", {"branch": first})
+    assert moving.count(third) == 10
+    fourth = moving.branch().name
+    with pytest.raises(errors.BadRequest, match="limit of 5 unarchived branches") as caught:
+        moving.branch()
+    assert caught.value.error_code == "QUOTA_EXCEEDED"
+    for each in (first, second, third, fourth):
+        moving.done(moving.w.postgres.delete_branch(each, purge=True))
+
+
+def test_in_process_without_a_port(lakebase: Emulated) -> None:
+    """The application is WSGI's: a client calls it directly."""
+    token = lakebase.emulator.options.identities[0].token
+    transport = httpx.WSGITransport(app=lakebase.emulator.application)
+    with httpx.Client(
+        transport=transport, base_url="http://emulator", headers={"Authorization": f"Bearer {token}"}
+    ) as c:
+        found = c.get("/api/2.0/postgres/projects").json()
+        assert [each["name"] for each in found["projects"]] == [lakebase.project]
+        lakebase.control("POST", "faults", {"kind": "drop", "route": "list_projects"})
+        with pytest.raises(ConnectionResetError):
+            c.get("/api/2.0/postgres/projects")
+
+
+def test_one_address_for_all(new_emulator: New) -> None:
+    """The way out where there is one loopback address: a login goes where its token was minted for."""
+    found = new_emulator(addresses=Addresses(16543, "127.0.0.1"))
+    branch = found.branch().name
+    with found.connect(branch, port=16543) as connection:
+        connection.execute("delete from item")
+        assert connection.info.host == "127.0.0.1"
+    token = found.token(found.production)
+    with found.connect(branch, port=16543, password=token) as connection:
+        assert connection.execute("select count(*) from item").fetchone() == (10,)
+    with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
+        found.connect(branch, port=16543, password="wrong")
+    with pytest.raises(MachineError, match="--endpoint-port"):
+        new_emulator(addresses=Addresses(16543, "127.0.0.1"))
+
+
+def test_the_clock_is_a_parameter(new_emulator: New) -> None:
+    """All times come from it."""
+    found = new_emulator(clock=Clock(now=lambda: 2_000_000_000.0))
+    assert found.branch(ttl=Duration(seconds=60)).status.expire_time.seconds == 2_000_000_060
+
+
+def test_secrets_are_not_shown(lakebase: Emulated) -> None:
+    """Neither in a repr nor in what is remembered of requests; everything listens on loopback only."""
+    first = lakebase.emulator.options.identities[0]
+    lakebase.connect(lakebase.production).close()
+    told = repr(lakebase.emulator.options) + lakebase.control("GET", "requests").text + repr(lakebase.emulator.world)
+    assert first.token is not None
+    for each in lakebase.emulator.options.identities:
+        for secret in (each.token, each.secret):
+            assert secret is None or secret not in told
+    token = lakebase.token(lakebase.production)
+    assert token not in repr(lakebase.emulator.world) + repr(lakebase.emulator.world.tokens)
+    assert lakebase.host(lakebase.production).startswith("127.")
+    assert ("databricks_postgres", first.name) == (DATABASE, USER)
