@@ -1,0 +1,1 @@
+"""Schemas: what a database consists of, and how two differ."""

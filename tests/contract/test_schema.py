@@ -1,0 +1,72 @@
+"""The schema diff: every kind of object, and every change of one, is noticed, named and judged."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+import pytest
+from schema_objects import CHANGES, ROLES, SCHEMA, Change
+from step_servers import Server
+
+from pytest_lakebranch.postgres.connect import connect
+from pytest_lakebranch.schema.catalog import read, within
+from pytest_lakebranch.schema.diff import compare
+from pytest_lakebranch.schema.model import KINDS, Schema
+from pytest_lakebranch.steps.base import Workplace
+
+pytest_plugins = ["step_fixtures"]
+MIRRORED = {"+": "-", "-": "+", "~": "~"}
+
+
+@pytest.fixture(scope="module", params=["embedded", "system"])
+def before(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, Schema]]:
+    """A connection to a database with SCHEMA, and what was read of it."""
+    server: Server = request.getfixturevalue(f"{request.param}_server")
+    place: Workplace = server.place(tmp_path_factory.mktemp("root"))
+    with server.connect() as conn:
+        conn.execute(ROLES)
+    with connect(place.endpoint, autocommit=True) as conn:
+        conn.execute(SCHEMA)
+        yield conn, read(conn)
+
+
+def changed(conn: psycopg.Connection[Any], sql: str) -> Schema:
+    """The schema after ``sql``, which is undone."""
+    try:
+        conn.execute("BEGIN")
+        conn.execute(sql)
+        return within(conn)
+    finally:
+        conn.execute("ROLLBACK")
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.name)
+def test_every_change_is_noticed(before: tuple[Any, Schema], change: Change) -> None:
+    """The diff names exactly what changed, both ways, says whether data is lost, and is told in all three formats."""
+    conn, old = before
+    new = changed(conn, change.sql)
+    diff = compare(old, new)
+    assert {f"{entry.sign} {entry.title}" for entry in diff.entries} == set(change.says)
+    assert bool(diff.destructive) == change.destructive
+    for told in (diff.text(), diff.markdown(), json.dumps(diff.to_json())):
+        assert all(title.rpartition(" ")[2] in told for title in (*diff.added, *diff.removed, *diff.changed))
+    back = {f"{MIRRORED[entry.sign]} {entry.title}" for entry in compare(new, old).entries}
+    assert back == set(change.says)
+
+
+def test_every_kind_is_read(before: tuple[Any, Schema]) -> None:
+    """The schema with every object has every kind that we know, but those that need other servers' software."""
+    found = {thing.kind for thing in before[1]}
+    assert set(KINDS) - found == {"foreign table", "foreign server"}
+
+
+def test_nothing_differs_from_itself(before: tuple[Any, Schema]) -> None:
+    """Read again, and read back from JSON, it is the same."""
+    conn, old = before
+    assert read(conn) == old
+    assert Schema.from_json(json.loads(json.dumps(old.to_json()))) == old
+    assert not compare(old, read(conn))
+    assert compare(old, old).text() == "no changes\n"
