@@ -14,6 +14,9 @@ from pytest_lakebranch.postgres import connect
 if TYPE_CHECKING:
     import psycopg
 
+    from pytest_lakebranch.schema.diff import SchemaDiff
+    from pytest_lakebranch.schema.model import Schema
+
 
 class Desk(Protocol):
     """Where branches are leased: what a branch needs in order to fork and reset itself."""
@@ -32,6 +35,9 @@ class Desk(Protocol):
     def once(self, branch: Branch, work: Callable[[Branch], object]) -> None:
         """Have work done for the branch by one worker of the run."""
 
+    def schema_of(self, base: str) -> Schema:
+        """The schema of the base with this key."""
+
 
 class Branch:
     """An isolated copy-on-write copy of a database cluster, with a server of its own, on lease.
@@ -40,9 +46,10 @@ class Branch:
     connections are ended.
     """
 
-    def __init__(self, desk: Desk, grant: Grant) -> None:
+    def __init__(self, desk: Desk, grant: Grant, *, origin: Branch | str) -> None:
         self._desk = desk
         self._grant = grant
+        self._origin = origin
         self.ended = False
         self.opened: set[int] = set()
         self._connections: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -134,6 +141,28 @@ class Branch:
         __tracebackhide__ = True
         self._check()
         self._desk.reset(self)
+
+    def schema(self) -> Schema:
+        """The schema of the tests' database, as far as it is committed; any role can read it."""
+        from pytest_lakebranch.schema.catalog import read
+
+        with self.connect(autocommit=True) as connection:
+            return read(connection)
+
+    def diff(self, other: Branch | None = None) -> SchemaDiff:
+        """How the schema differs from that of ``other``; without it, from what the branch was forked from.
+
+        That is the base, or the other branch as it is now. What is not committed is not seen.
+        """
+        from pytest_lakebranch.schema.diff import compare
+
+        __tracebackhide__ = True
+        self._check()
+        if other is not None:
+            return compare(other.schema(), self.schema(), old=other.name, new=self.name)
+        origin = self._origin
+        before = self._desk.schema_of(origin) if isinstance(origin, str) else origin.schema()
+        return compare(before, self.schema(), old=self.parent, new=self.name)
 
     def once(self, work: Callable[[Branch], object]) -> None:
         """Call ``work(branch)`` in one worker of the run only; in the others, wait until it is done.

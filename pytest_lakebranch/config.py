@@ -24,6 +24,7 @@ PROVIDERS = ("local",)
 LISTEN = ("unix", "tcp")
 REPORT_SUFFIXES = (".json", ".html")
 KEEP = ("failed", "always", "never")
+DIFF_SUFFIXES = (".md", ".txt", ".json")
 MAINTENANCE_DATABASES = ("postgres", "template0", "template1")
 
 
@@ -84,6 +85,14 @@ TABLE: tuple[Row, ...] = (
     Row("report", "list", "files to write a report of the run to, by suffix: .json or .html", (), "FILE"),
     Row("keep", "text", "whose branches to keep after the run, for a human to look at", "never", choices=KEEP),
     Row("keep_for", "text", "how long a kept branch stays, such as 12h or 7d", "1d", "SPAN"),
+    Row("schema_diff", "list", "files to write the schema diff to, by suffix: .md, .txt or .json", (), "FILE"),
+    Row(
+        "schema_diff_from",
+        "text",
+        "what the base is compared with: source (the base before its migrations), git:REF, env:NAME or a file",
+        "source",
+        "WHAT",
+    ),
     Row("home", "text", "state directory", "the user cache directory", "DIR"),
 )
 BY_NAME = {row.name: row for row in TABLE}
@@ -121,6 +130,8 @@ class Settings(NamedTuple):
     report: tuple[str, ...]
     keep: str
     keep_for: str
+    schema_diff: tuple[str, ...]
+    schema_diff_from: str
     home: str  # empty: the platform's user cache directory
     root: str
     sources: Mapping[str, str]
@@ -252,6 +263,8 @@ def _check(settings: Settings) -> None:
     _check_env(settings)
     _check_report(settings)
     _check_amount("keep_for", settings.keep_for, amounts.span)
+    _check_suffixes("report", settings.report, REPORT_SUFFIXES)
+    _check_suffixes("schema_diff", settings.schema_diff, DIFF_SUFFIXES)
 
 
 def _check_identifier(row: Row, name: str) -> None:
@@ -282,11 +295,10 @@ def _check_env(settings: Settings) -> None:
         ) from None
 
 
-def _check_report(settings: Settings) -> None:
-    for name in settings.report:
-        if Path(name).suffix.lower() not in REPORT_SUFFIXES:
-            known = " and ".join(REPORT_SUFFIXES)
-            raise ConfigError(f"lakebranch_report: {name!r} ends in neither of the known suffixes {known}.")
+def _check_suffixes(name: str, files: Iterable[str], suffixes: Sequence[str]) -> None:
+    for file in files:
+        if Path(file).suffix.lower() not in suffixes:
+            raise ConfigError(f"lakebranch_{name}: {file!r} ends in none of the known suffixes {', '.join(suffixes)}.")
 
 
 def _check_amount(name: str, text: str, parse: Callable[[str], int]) -> None:

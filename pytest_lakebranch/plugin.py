@@ -14,7 +14,7 @@ import pytest
 
 from pytest_lakebranch import markers, options
 from pytest_lakebranch.errors import ConfigError, LakebranchError
-from pytest_lakebranch.stash import FACTS, REPORTS, RUN, RUN_ID, SEAT, SETTINGS, SUMMARY, TERMINAL, TROUBLE
+from pytest_lakebranch.stash import CHANGES, FACTS, REPORTS, RUN, RUN_ID, SEAT, SETTINGS, SUMMARY, TERMINAL, TROUBLE
 
 if TYPE_CHECKING:
     from pytest_lakebranch.config import Settings
@@ -180,6 +180,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     ends the run and keeps its summary."""
     config = session.config
     if _is_controller(config):
+        _compare(config)
         _finish(config)
         _write_reports(config)
         return
@@ -204,6 +205,15 @@ def _finish(config: pytest.Config) -> None:
             config.stash[SUMMARY] = summary
 
 
+def _compare(config: pytest.Config) -> None:
+    """While the host is still there: what is different in the schema."""
+    if config.stash[SETTINGS].schema_diff and FACTS in config.stash:
+        from pytest_lakebranch.changes import write_changes
+        from pytest_lakebranch.run import run_of
+
+        config.stash[CHANGES] = write_changes(run_of(config), os.environ)
+
+
 def _write_reports(config: pytest.Config) -> None:
     """Also for a run in which no test asked for a branch: whoever collects the files finds them."""
     if config.stash[SETTINGS].report and (FACTS in config.stash or SUMMARY in config.stash):
@@ -216,6 +226,13 @@ def _write_reports(config: pytest.Config) -> None:
         config.stash[REPORTS] = files.write_reports(config.stash[SETTINGS], summary, run=run)
 
 
+def _say_changes(reporter: pytest.TerminalReporter, lines: list[str], failure: str) -> None:
+    for line in lines if reporter.config.get_verbosity() >= 0 else ():
+        reporter.line(f"lakebranch {line}")
+    if failure:
+        reporter.line(f"lakebranch {failure}", red=True)
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """What the run did with its branches."""
     summary = config.stash.get(SUMMARY, None)
@@ -223,6 +240,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         from pytest_lakebranch.reporting.terminal import write_summary
 
         write_summary(terminalreporter, config, summary)
+    _say_changes(terminalreporter, *config.stash.get(CHANGES, ([], "")))
     if TROUBLE in config.stash:
         terminalreporter.section("lakebranch")
         terminalreporter.line(config.stash[TROUBLE], red=True)

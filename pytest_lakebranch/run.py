@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -29,6 +29,9 @@ from pytest_lakebranch.progress import Progress
 from pytest_lakebranch.stash import RUN, RUN_ID, SEAT, SETTINGS, TERMINAL
 from pytest_lakebranch.state import PORT, State
 from pytest_lakebranch.steps.kinds import parse_all
+
+if TYPE_CHECKING:
+    from pytest_lakebranch.schema.model import Schema
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,7 @@ class Run:
         self._client: HostClient | None = None
         self._bases: dict[tuple[Any, ...], str] = {}
         self._shared: dict[Purpose, Branch] = {}
+        self._schemas: dict[str, Schema] = {}
         self._trouble: LakebranchError | None = None
         self._said: set[str] = set()
         self.application = Application(seat, self._shared, self._disconnect)
@@ -83,7 +87,7 @@ class Run:
 
     def base(self, entries: Sequence[str | Callable[..., object]] | None = None) -> str:
         """The key of a base, made by ``entries`` (default: the project's), which is ready when this returns."""
-        chosen = tuple(self._entries if entries is None else entries)
+        chosen = tuple(self.entries if entries is None else entries)
         if chosen not in self._bases:
             steps = parse_all(chosen, self.settings)
             builder = Builder(self._host, Progress(self._place.terminal), Path(self.settings.root), self._seat)
@@ -94,7 +98,7 @@ class Run:
         return self._bases[chosen]
 
     @cached_property
-    def _entries(self) -> list[str | Callable[..., object]]:
+    def entries(self) -> list[str | Callable[..., object]]:
         """The steps of ini and hooks, in this order."""
         more = self._config.hook.pytest_lakebranch_steps(config=self._config)
         return [*self.settings.base, *(step for steps in reversed(more) for step in steps)]
@@ -115,16 +119,17 @@ class Run:
         An error that was raised before in this process is raised again in one line.
         """
         with self._saying_once():
+            key = self.base(base)
             request = Request(
                 self._place.worker,
                 asker,
                 purpose,
-                self.base(base),
+                key,
                 parent=None if parent is None else parent.lease,
                 disposable=disposable,
                 present=purpose == "test",
             )
-            return Branch(self, self._host.lease(request))
+            return Branch(self, self._host.lease(request), origin=parent or key)
 
     @contextmanager
     def _saying_once(self) -> Iterator[None]:
@@ -150,6 +155,16 @@ class Run:
     def fork(self, parent: Branch) -> Branch:
         """A branch of the parent's present state."""
         return self.open("fork", asker=os.environ.get("PYTEST_CURRENT_TEST", "fork").split(" ")[0], parent=parent)
+
+    def schema_of(self, base: str) -> Schema:
+        """The schema of the base with this key, which is ready; read once in this process."""
+        if base not in self._schemas:
+            branch = Branch(self, self._host.lease(Request(self._place.worker, "schema", "fork", base)), origin=base)
+            try:
+                self._schemas[base] = branch.schema()
+            finally:
+                self.release(branch)
+        return self._schemas[base]
 
     def reset(self, branch: Branch) -> None:
         """Put a branch back into the state it was leased in."""

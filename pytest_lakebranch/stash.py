@@ -24,5 +24,7 @@ TROUBLE: pytest.StashKey[str] = pytest.StashKey()
 """Why there is no summary."""
 REPORTS: pytest.StashKey[tuple[Written, ...]] = pytest.StashKey()
 """What became of the report files."""
+CHANGES: pytest.StashKey[tuple[list[str], str]] = pytest.StashKey()
+"""What is said of the schema diff, and what kept it from being written."""
 TERMINAL: pytest.StashKey[str | None] = pytest.StashKey()
 """The terminal on which progress may be shown, found while pytest does not capture output."""

@@ -12,10 +12,10 @@ from pytest_lakebranch import __version__
 from pytest_lakebranch.errors import ConfigError, LakebranchError
 
 DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
-COMMANDS = ("doctor", "ls", "open", "reap", "layers", "config", "serve", "completion")
+COMMANDS = ("doctor", "ls", "open", "diff", "schema", "reap", "layers", "config", "serve", "completion")
 EPILOG = """exit codes:
   0    done
-  1    it failed, or doctor found something that does not work
+  1    it failed, doctor found something that does not work, or diff --exit-code found a difference
   2    wrong usage: an unknown argument, or a setting that is written wrongly
   130  interrupted
 

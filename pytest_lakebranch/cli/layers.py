@@ -21,6 +21,8 @@ def declare(commands: arguments.Commands) -> None:
     group = commands.add_parser("layers", help="the cache of sealed bases: list it, make room, have it built anew")
     inner = group.add_subparsers(dest="layers_command", required=True, metavar="COMMAND")
     arguments.command(inner, "ls", "list the layers, the most recently used first").set_defaults(act=_ls)
+    build = arguments.command(inner, "build", "build this project's base if it is not in the cache")
+    build.set_defaults(act=_build)
     prune = arguments.command(inner, "prune", "delete layers that no run uses, the least recently used first")
     prune.add_argument("--older-than", type=arguments.span, metavar="SPAN", help="those not used for, say, 7d or 12h")
     prune.add_argument("--to", type=arguments.size, metavar="SIZE", help="until the cache is no larger than, say, 2G")
@@ -31,6 +33,15 @@ def declare(commands: arguments.Commands) -> None:
     rebuild.add_argument("key", nargs="*", metavar="KEY", help="keys or their beginnings (default: this project's)")
     rebuild.add_argument("--all", action="store_true", help="all layers of all projects")
     rebuild.set_defaults(act=_rebuild)
+
+
+def _build(parsed: Namespace) -> int:
+    from pytest_lakebranch.cli import building
+    from pytest_lakebranch.cli.project import project, state
+
+    key, built = building.ensure(project(parsed).settings, state(parsed))
+    output.show(parsed, {"key": key, "built": built}, [f"{'built' if built else 'in the cache'}: {key[:SHORT]}"])
+    return 0
 
 
 def _ls(parsed: Namespace) -> int:

@@ -45,15 +45,15 @@ def run(parsed: Namespace) -> int:
 
     here, home = project(parsed), state(parsed)
     target = find(parsed.target, project=here, state=home)
-    _check_version(target.sealed, target.settings)
-    with arguments.ended_by_signals(), _opened(target, target.settings, home) as endpoint:
+    check_version(target.sealed, target.settings)
+    with arguments.ended_by_signals(), opened(target, target.settings, home) as endpoint:
         if parsed.print or parsed.json:
             return _print(parsed, endpoint, target.name)
         return _psql(endpoint, parsed.psql, target.settings)
 
 
 @contextlib.contextmanager
-def _opened(target: Layer | Left, settings: Settings, state: State) -> Iterator[Endpoint]:
+def opened(target: Layer | Left, settings: Settings, state: State) -> Iterator[Endpoint]:
     """A server on a copy of the target, until the block ends."""
     from pytest_lakebranch.cli import workplace
     from pytest_lakebranch.providers.local.compute import LocalCompute
@@ -65,7 +65,7 @@ def _opened(target: Layer | Left, settings: Settings, state: State) -> Iterator[
         yield compute.server.endpoint(found[0])
 
 
-def _check_version(sealed: Path, settings: Settings) -> None:
+def check_version(sealed: Path, settings: Settings) -> None:
     """Raise MachineError when the PostgreSQL that would be started cannot read the files."""
     from pytest_lakebranch.errors import MachineError
     from pytest_lakebranch.postgres.binaries import find

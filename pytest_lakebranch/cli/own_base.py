@@ -9,6 +9,7 @@ from pathlib import Path
 from pytest_lakebranch.branches.base import Bases, Plan, Ticket
 from pytest_lakebranch.building import Builder
 from pytest_lakebranch.config import Settings
+from pytest_lakebranch.environment import Seat
 from pytest_lakebranch.model import Endpoint, ForkPoint
 from pytest_lakebranch.postgres.binaries import find
 from pytest_lakebranch.progress import Progress
@@ -39,12 +40,17 @@ class _OwnTickets:
         self.bases.fail(ticket, message)
 
 
-def build(provider: LocalProvider, steps: Sequence[Step], settings: Settings, progress: Progress) -> ForkPoint:
-    """The base that ``steps`` make, from the cache or built now. Raises BaseError, ConfigError and MachineError."""
+def build(
+    provider: LocalProvider, steps: Sequence[Step], settings: Settings, progress: Progress, seat: Seat | None = None
+) -> ForkPoint:
+    """The base that ``steps`` make, from the cache or built now. Raises BaseError, ConfigError and MachineError.
+
+    ``seat`` is led to where the steps work.
+    """
     bases = Bases(provider, name=lambda: "base", rebuild=settings.rebuild)
     try:
         tickets = _OwnTickets(bases, find(settings.postgres).directory)
-        builder = Builder(tickets, progress, Path(settings.root), None)
+        builder = Builder(tickets, progress, Path(settings.root), seat)
         return bases.fork_point(builder.ensure(steps))
     finally:
         bases.close()

@@ -16,6 +16,10 @@ PINNED_WHEN_SET = {"PGHOSTADDR": "hostaddr", "PGOPTIONS": "options"}
 """Variables that libpq would add to a URL which does not name them (PostgreSQL documentation, 34.15)."""
 
 
+FOREIGN_SECONDS = 15
+"""How long a server that is not ours may take to answer."""
+
+
 def conninfo(endpoint: Endpoint) -> str:
     """A libpq connection string that no ``PG*`` variable and no service file can lead elsewhere.
 
@@ -82,3 +86,12 @@ async def aconnect(endpoint: Endpoint, **kwargs: Any) -> psycopg.AsyncConnection
     import psycopg
 
     return await psycopg.AsyncConnection.connect(conninfo(endpoint), **kwargs)
+
+
+def connect_read_only(url: str) -> psycopg.Connection[Any]:
+    """An autocommitting connection to a server that is not ours, on which every transaction is read-only."""
+    import psycopg
+
+    connection = psycopg.connect(url, autocommit=True, connect_timeout=FOREIGN_SECONDS, prepare_threshold=None)
+    connection.execute("SET default_transaction_read_only = on")
+    return connection

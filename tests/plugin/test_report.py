@@ -178,9 +178,7 @@ def test_an_unknown_suffix(project: Project, name: str) -> None:
     project.write(test_it=SUITE)
     result = project.run(f"--lakebranch-report={name}")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(
-        [f"*lakebranch_report: '{name}' ends in neither of the known suffixes .json and .html*"]
-    )
+    result.stderr.fnmatch_lines([f"*lakebranch_report: '{name}' ends in none of the known suffixes .json, .html*"])
 
 
 def test_a_host_that_died(project: Project) -> None:

@@ -1,0 +1,7 @@
+"""``python -m pytest_lakebranch.cli``: the command ``lakebranch``."""
+
+import sys
+
+from pytest_lakebranch.cli import main
+
+sys.exit(main())
