@@ -14,6 +14,11 @@ import pytest
 from pytest_lakebranch import __all__ as public, config, hookspecs, markers
 from pytest_lakebranch.markers import PER_TEST, WIDER
 
+TESTED = {
+    "pytest": ([], ["-n", "2"], ["--lakebranch-schema-diff=diff.md"]),
+    "lakebranch": (["diff", "source", "base"],),
+}
+"""Commands that other tests run."""
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 FILES = re.findall(r"<!-- file: (\S+) -->\n```\w+\n(.*?)```", README, re.DOTALL)
@@ -31,7 +36,7 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize(("folder", "passed"), [(".", 3), ("app", 2), ("parentage", 4)])
+@pytest.mark.parametrize(("folder", "passed"), [(".", 3), ("app", 2), ("parentage", 4), ("diff", 1)])
 @pytest.mark.parametrize("workers", ["0", "2"])
 def test_files_as_shown(project: Path, folder: str, passed: int, workers: str) -> None:
     """Each example of the README passes as a project of its own, with and without workers."""
@@ -80,8 +85,8 @@ def test_commands_are_those_we_test() -> None:
         known = {
             "make": set(words) <= targets,
             "pip": words[:1] == ["install"],
-            "pytest": words in ([], ["-n", "2"]),
-            "lakebranch": words[:1] == ["serve"],  # run below
+            "pytest": words in TESTED["pytest"],
+            "lakebranch": words[:1] == ["serve"] or words in TESTED["lakebranch"],
         }
         assert known[program], command
 

@@ -73,14 +73,13 @@ def test_diff_of_a_branch(migrated: Project) -> None:
     result.stdout.fnmatch_lines(["E*missing:      + table extra", "E*DESTRUCTIVE: not every numeric is a integer"])
 
 
-@pytest.mark.parametrize("options", [(), ("-n", "2")], ids=["alone", "workers"])
-def test_diff_of_a_run(migrated: Project, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...]) -> None:
+def test_diff_of_a_run(migrated: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run writes how its base differs from the base before its migrations, in every format, and to GitHub."""
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(migrated.path / "summary"))
     (migrated.path / "summary").write_text("before\n")
     migrated.write(test_it="def test_it(lakebranch): pass")
     files = [f"--lakebranch-schema-diff=out/diff.{kind}" for kind in ("md", "txt", "json")]
-    result = migrated.spawn(*options, *files)
+    result = migrated.spawn("-n", "2", *files)
     result.assert_outcomes(passed=1)
     result.stdout.fnmatch_lines(["lakebranch schema diff from source: 1 added, 1 removed; 1 destructive (*diff.md, *"])
     written = json.loads((migrated.path / "out/diff.json").read_text())
