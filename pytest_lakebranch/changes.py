@@ -57,7 +57,7 @@ def diff_of(run: Run) -> SchemaDiff:
 def _before(run: Run, name: str) -> Schema:
     root = Path(run.settings.root)
     if name == SOURCE:
-        steps = parse_all(run.entries, root=root)
+        steps = parse_all(run.entries, run.settings)
         return run.schema_of(run.base(run.entries[: before_migrations(steps)]))
     if name.startswith(elsewhere.VARIABLE):
         return elsewhere.of_variable(name.removeprefix(elsewhere.VARIABLE), os.environ)

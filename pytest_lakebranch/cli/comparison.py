@@ -45,5 +45,5 @@ def _of_branch(wanted: str, project: Project, state: State) -> Schema:
 
 
 def _before_migrations(settings: Settings) -> Settings:
-    steps = parse_all(settings.base, root=Path(settings.root))
+    steps = parse_all(settings.base, settings)
     return settings._replace(base=settings.base[: before_migrations(steps)])

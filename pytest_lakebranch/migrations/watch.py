@@ -1,0 +1,209 @@
+"""Watching a database while a migration works on it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from pytest_lakebranch.migrations import triggers
+from pytest_lakebranch.migrations.holds import Key, Sample, Sighting, longest
+from pytest_lakebranch.migrations.observation import MODES, IndexMade, Lock, Observation, RequiredColumn, Rewrite, Table
+from pytest_lakebranch.model import Endpoint
+from pytest_lakebranch.postgres.connect import connect
+
+PERIOD = 0.001
+"""Seconds between two looks at the locks."""
+PATIENCE = 20.0
+"""Seconds that a migration may wait for a lock: on a branch of its own only it itself can hold that."""
+_USERS = "n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast')"
+_TABLES = f"""
+SELECT c.oid::bigint, format('%I.%I', n.nspname, c.relname), pg_relation_filenode(c.oid)::bigint,
+    greatest(c.reltuples, 0)::bigint, CASE WHEN c.relkind IN ('r', 'm') THEN pg_total_relation_size(c.oid) ELSE 0 END,
+    ARRAY(SELECT a.attnum FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped)
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relkind IN ('r', 'p', 'm') AND {_USERS}
+"""  # noqa: S608  (a constant)
+_FILES = "SELECT oid::bigint, pg_relation_filenode(oid)::bigint FROM pg_class WHERE oid = ANY(%s)"
+_HELD = """
+SELECT extract(epoch FROM clock_timestamp())::float8, pid, relation::bigint, mode, granted FROM pg_locks
+WHERE locktype = 'relation' AND relation >= 16384 AND pid <> pg_backend_pid()
+"""
+_BLOCKER = """
+SELECT b.pid, coalesce(nullif(b.application_name, ''), 'a client'), b.state, b.query
+FROM unnest(pg_blocking_pids(%s)) AS p JOIN pg_stat_activity b ON b.pid = p
+"""
+_LSN = "SELECT pg_current_wal_insert_lsn()"
+_WRITTEN = "SELECT pg_wal_lsn_diff(pg_current_wal_insert_lsn(), %s)::bigint"
+_NOW = "SELECT extract(epoch FROM clock_timestamp())::float8"
+
+
+@dataclass(slots=True)
+class Sampler:
+    """Looks at all locks again and again, in a thread, until it is stopped; notes when they change."""
+
+    endpoint: Endpoint
+    samples: list[Sample] = field(default_factory=list)
+    blocked: str = ""
+    _over: threading.Event = field(default_factory=threading.Event)
+    _waiting: dict[int, float] = field(default_factory=dict)
+
+    def run(self) -> None:
+        """The thread."""
+        with closing(connect(self.endpoint, autocommit=True, prepare_threshold=0)) as connection:
+            while not self._over.wait(PERIOD):
+                rows = connection.execute(_HELD).fetchall()
+                at = rows[0][0] if rows else connection.execute(_NOW).fetchone()[0]  # type: ignore[index]  # one row
+                held = frozenset(Key(pid, table, mode) for _, pid, table, mode, granted in rows if granted)
+                if not self.samples or self.samples[-1].held != held:
+                    self.samples.append(Sample(at, held))
+                self._attend(connection, {row[1] for row in rows if not row[4]})
+
+    def stop(self) -> None:
+        """No more looks."""
+        self._over.set()
+
+    def _attend(self, connection: Any, waiting: set[int]) -> None:
+        """End what has waited for a lock for too long, and remember for whom."""
+        now = time.monotonic()
+        self._waiting = {pid: self._waiting.get(pid, now) for pid in waiting}
+        for pid, since in self._waiting.items():
+            if now - since > PATIENCE:
+                blockers = connection.execute(_BLOCKER, [pid]).fetchall()
+                told = "; ".join(
+                    f"process {other} ({name}, {state}): {query}" for other, name, state, query in blockers
+                )
+                self.blocked = f"it waited for a lock for {PATIENCE:.0f} s, held by {told or 'nobody any more'}"
+                connection.execute("SELECT pg_cancel_backend(%s)", [pid])
+
+
+@dataclass(slots=True)
+class Watch:
+    """What is known when the block of :func:`watching` has ended."""
+
+    observation: Observation = field(default_factory=Observation)
+
+
+@contextmanager
+def watching(admin: Endpoint) -> Iterator[Watch]:
+    """Measure what the block does to the database of ``admin``, whose role is a superuser.
+
+    Also when the block raises; the database has nothing of ours any more then.
+    """
+    watch = Watch()
+    with closing(connect(admin, autocommit=True)) as connection:
+        connection.execute(triggers.INSTALL)
+        tables = {
+            oid: Table(oid, name, file, rows, size, frozenset(columns))
+            for oid, name, file, rows, size, columns in connection.execute(_TABLES)
+        }
+        tables = {oid: table for oid, table in tables.items() if not table.name.startswith(f"{triggers.SCHEMA}.")}
+        sampler = Sampler(admin)
+        thread = threading.Thread(target=sampler.run, name="lakebranch-locks", daemon=True)
+        thread.start()
+        before = connection.execute(_LSN).fetchone()
+        began = time.monotonic()
+        try:
+            yield watch
+        finally:
+            duration = time.monotonic() - began
+            written = connection.execute(_WRITTEN, before).fetchone()
+            sampler.stop()
+            thread.join()
+            watch.observation = _collected(connection, tables, sampler, duration, int(written[0]) if written else 0)
+            connection.execute(triggers.REMOVE)
+
+
+def _collected(
+    connection: Any, tables: Mapping[int, Table], sampler: Sampler, duration: float, written: int
+) -> Observation:
+    notes = [_Note(*row) for row in connection.execute(triggers.NOTES)]
+    end = connection.execute(_NOW).fetchone()[0]
+    files = dict(connection.execute(_FILES, [list(tables)]).fetchall())
+    ended = [note for note in notes if note.event == "ddl_command_end"]
+    return Observation(
+        duration,
+        written,
+        tuple(_locks(longest(sampler.samples, _sightings(notes), end), tables)),
+        tuple(_rewrites(notes, tables, files)),
+        tuple(_indexes(ended, tables)),
+        tuple(_required(ended, tables)),
+        tuple(_statements(ended)),
+        sampler.blocked,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Note:
+    at: float
+    pid: int
+    event: str
+    tag: str
+    statement: str | None
+    facts: dict[str, Any]
+
+    @property
+    def locks(self) -> list[tuple[int, str]]:
+        return [(table, mode) for table, mode in self.facts.get("locks") or ()]
+
+
+def _sightings(notes: Sequence[_Note]) -> Iterator[Sighting]:
+    """A lock that a command ended with was taken after the command began, if it was not held then."""
+    began: dict[int, float] = {}
+    for note in notes:
+        since = began.get(note.pid, note.at) if note.event == "ddl_command_end" else note.at
+        for table, mode in note.locks:
+            yield Sighting(since, note.at, Key(note.pid, table, mode))
+        began[note.pid] = note.at
+
+
+def _locks(held: Mapping[Key, float], tables: Mapping[int, Table]) -> list[Lock]:
+    """The strongest of each table, the strongest and longest first."""
+    found: dict[int, tuple[int, float]] = {}
+    for key, seconds in held.items():
+        if key.table in tables:
+            found[key.table] = max(found.get(key.table, (-1, 0.0)), (MODES.index(key.mode), seconds))
+    ordered = sorted(found.items(), key=lambda pair: (-pair[1][0], -pair[1][1], tables[pair[0]].name))
+    return [Lock(tables[oid].name, MODES[mode], seconds, tables[oid].rows) for oid, (mode, seconds) in ordered]
+
+
+def _rewrites(notes: Sequence[_Note], tables: Mapping[int, Table], files: Mapping[int, int]) -> Iterator[Rewrite]:
+    told: set[int] = set()
+    for note in notes:
+        oid: int = note.facts.get("table", 0)
+        if oid in tables and oid not in told:
+            told.add(oid)
+            bits = note.facts["reason"]
+            reason = ", ".join(text for bit, text in triggers.REWRITE_REASONS.items() if bits & bit)
+            yield Rewrite(tables[oid].name, reason, tables[oid].rows, tables[oid].size)
+    for oid, table in tables.items():  # those commands fire no event trigger
+        if oid not in told and files.get(oid, table.filenode) != table.filenode and table.size:
+            yield Rewrite(table.name, "CLUSTER, VACUUM FULL, REFRESH or TRUNCATE", table.rows, table.size)
+
+
+def _indexes(ended: Sequence[_Note], tables: Mapping[int, Table]) -> Iterator[IndexMade]:
+    for note in ended:
+        for name, oid in note.facts.get("indexes") or ():
+            if oid in tables:
+                alone = (oid, "ShareLock") in note.locks
+                yield IndexMade(name, tables[oid].name, alone, tables[oid].rows)
+
+
+def _required(ended: Sequence[_Note], tables: Mapping[int, Table]) -> Iterator[RequiredColumn]:
+    """Columns that are required when they are seen first, of tables that were there before."""
+    known = {oid: set(table.columns) for oid, table in tables.items()}
+    for note in ended:
+        for oid, number, name, required in note.facts.get("columns") or ():
+            if oid in tables and number not in known[oid]:
+                known[oid].add(number)
+                if required:
+                    yield RequiredColumn(tables[oid].name, name, tables[oid].rows)
+
+
+def _statements(ended: Sequence[_Note]) -> list[str]:
+    """A statement that does several things is noted several times in a row."""
+    texts = [note.statement.strip().rstrip(";") for note in ended if note.statement]
+    return [text for number, text in enumerate(texts) if not number or texts[number - 1] != text]
