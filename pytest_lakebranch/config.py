@@ -261,7 +261,6 @@ def _check(settings: Settings) -> None:
     for entry in settings.settings:
         _check_server_setting(entry)
     _check_env(settings)
-    _check_report(settings)
     _check_amount("keep_for", settings.keep_for, amounts.span)
     _check_suffixes("report", settings.report, REPORT_SUFFIXES)
     _check_suffixes("schema_diff", settings.schema_diff, DIFF_SUFFIXES)

@@ -229,7 +229,8 @@ class Run:
     def _tell_released(self, lease: Lease, end: LeaseEnd) -> None:
         """The branch of the run ends with the run, when no worker is left that could be told."""
         nowhere = Endpoint("", PORT, self.settings.user, self.settings.database)
-        branch = Branch(self, Grant(lease.lease, lease.branch, lease.parent, nowhere, lease.waited))
+        grant = Grant(lease.lease, lease.branch, lease.parent, nowhere, lease.waited)
+        branch = Branch(self, grant, origin=lease.base)
         branch.ended = True
         self._config.hook.pytest_lakebranch_branch_released(branch=branch, end=end, item=None)
 
