@@ -42,6 +42,7 @@ class Application:
 
     def lead_again(self) -> None:
         """The URL leads where it led, or to a shared branch that was opened since."""
+        self._behind = None
         self._lead(self._target)
 
     def discard(self) -> None:
@@ -55,11 +56,13 @@ class Application:
     def _lead(self, target: Branch | tuple[str, str] | None) -> None:
         self._target = target
         self._frameworks.attend()
+        to = target or self._shared.get("worker") or self._shared.get("run") or (OUTSIDE, HINT)
+        before, self._behind = self._behind, to
+        if to is before and isinstance(to, Branch) and not to.ended:
+            return  # a transaction of a whole class, as Django's TestCase has one, goes on
         self._frameworks.discard()
         if self._seat is None:
             return
-        to = target or self._shared.get("worker") or self._shared.get("run") or (OUTSIDE, HINT)
-        before, self._behind = self._behind, to
         if isinstance(to, Branch):
             self._seat.lead_to(to.endpoint)
         else:

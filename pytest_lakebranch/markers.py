@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any, Literal, NamedTuple, get_args
 
 import pytest
@@ -49,12 +50,24 @@ def wish_of(item: pytest.Item, *, in_use: bool) -> Wish | None:
     fixtures = set(getattr(item, "fixturenames", ()))
     destructive = item.get_closest_marker("destructive") is not None
     ours = bool(marks) or bool(fixtures & (PER_TEST | WIDER))
-    if not ours and not (destructive and in_use):
+    if not ours and not (in_use and (destructive or has_class_transaction(item))):
         return None
     merged: dict[str, Any] = {"destructive": True} if destructive and (ours or in_use) else {}
+    if has_class_transaction(item) and not destructive:
+        merged["isolation"] = "worker"
     for mark in reversed(marks):  # the closest marker comes first and wins
         merged |= _arguments(item, mark)
     return _checked(item, merged)
+
+
+def has_class_transaction(item: pytest.Item) -> bool:
+    """Whether the tests of the item's class share a transaction that is rolled back at its end (Django's TestCase).
+
+    They need one branch for the whole class, and leave nothing in it.
+    """
+    django = sys.modules.get("django.test")
+    kind = getattr(item, "cls", None)
+    return django is not None and kind is not None and issubclass(kind, django.TestCase)
 
 
 def _arguments(item: pytest.Item, mark: pytest.Mark) -> dict[str, Any]:

@@ -161,6 +161,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     if markers.needs_lease(item, wish, autouse=settings.autouse):
         others = [name for name in names if name != "_lakebranch_lease"]
         others.insert(_first_of_test(item, others), "_lakebranch_lease")
+        if markers.has_class_transaction(item):
+            others.insert(0, "lakebranch_worker")
         item.fixturenames = others  # type: ignore[attr-defined]  # a list of its own: pytest shares one among parameters
 
 

@@ -182,6 +182,14 @@ def write_owner(directory: Path, process: Identity) -> None:
     fresh.replace(directory / OWNER)
 
 
+def owner_is_gone(directory: Path) -> bool:
+    """Whether the process that a directory belongs to is surely gone."""
+    try:
+        return Identity(**json.loads((directory / "owner").read_text())).is_gone
+    except (OSError, ValueError, TypeError):  # it is being made, or is none of ours
+        return False
+
+
 def move(link: Path, target: Path) -> None:
     """Make ``link`` a symbolic link to ``target`` without a moment in which it does not exist."""
     fresh = link.with_name(link.name + "~")

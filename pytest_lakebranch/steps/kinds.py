@@ -15,7 +15,7 @@ from pytest_lakebranch.errors import ConfigError
 from pytest_lakebranch.model import Endpoint
 from pytest_lakebranch.postgres.connect import placeholders
 from pytest_lakebranch.state import State
-from pytest_lakebranch.steps import alembic, command, django, dump, python, sql
+from pytest_lakebranch.steps import alembic, command, django, dump, postgres, python, sql
 from pytest_lakebranch.steps.base import Seed, Step
 from pytest_lakebranch.steps.files import Application, Inputs
 from pytest_lakebranch.steps.notes import Notes
@@ -28,11 +28,12 @@ KINDS: dict[str, Callable[[str, str, Inputs], Step]] = {
     "alembic": alembic.parse,
     "django": django.parse,
     "command": command.parse,
+    "postgres": postgres.parse,
     "python": python.parse,
 }
 GRAMMAR = (
-    "Kinds are sql:PATH, dump:PATH, alembic:INI[@REVISION], django:SETTINGS_MODULE, command:PROGRAM ARGUMENTS and "
-    "python:PKG.MOD:CALLABLE; any may end in ' inputs=GLOB,…'."
+    "Kinds are sql:PATH, dump:PATH, alembic:INI[@REVISION], django:SETTINGS_MODULE, command:PROGRAM ARGUMENTS, "
+    "postgres:ENV_NAME and python:PKG.MOD:CALLABLE; any may end in ' inputs=GLOB,…'."
 )
 _SUFFIX = re.compile(r"^(?P<what>.*?)(?:\s+inputs=(?P<globs>.*))?$", re.DOTALL)
 

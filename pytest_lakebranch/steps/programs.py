@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from pytest_lakebranch.errors import MachineError
-from pytest_lakebranch.postgres.connect import conninfo
+from pytest_lakebranch.postgres.connect import connection_string, conninfo
 from pytest_lakebranch.processes import environment_without_pg
 from pytest_lakebranch.steps.base import Workplace
 
@@ -33,6 +34,16 @@ def run(place: Workplace, name: str, *arguments: str, cwd: Path, output: bool = 
     """
     command = [program(place, name), *arguments]
     return _finished(command, cwd, _environment(), subprocess.PIPE if output else subprocess.DEVNULL, subprocess.PIPE)
+
+
+def run_against(source: Mapping[str, str], place: Workplace, name: str, *arguments: str, cwd: Path) -> Outcome:
+    """Run one of PostgreSQL's programs of ``place`` against another server, whose password is in no argument."""
+    public = {key: value for key, value in source.items() if key not in ("password", "sslpassword")}
+    environ = _environment()
+    if "password" in source:
+        environ["PGPASSWORD"] = source["password"]
+    command = [program(place, name), f"--dbname={connection_string(public)}", *arguments]
+    return _finished(command, cwd, environ, subprocess.DEVNULL, subprocess.PIPE)
 
 
 def execute(command: list[str], *, cwd: Path, environ: dict[str, str]) -> Outcome:

@@ -1,0 +1,1 @@
+CREATE INDEX journal_giver ON journal (giver);

@@ -1,0 +1,215 @@
+"""``postgres:ENV_NAME``: a copy of a running server's database, whose URL is in that environment variable.
+
+By pg_dump and pg_restore, both with several connections. The original is opened in read-only transactions.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pytest_lakebranch.errors import BaseError, ConfigError
+from pytest_lakebranch.postgres.connect import connect, connect_to
+from pytest_lakebranch.processes import Identity
+from pytest_lakebranch.state import owner_is_gone, write_owner
+from pytest_lakebranch.steps import dump, files, hints, programs, roles
+from pytest_lakebranch.steps.base import Workplace
+from pytest_lakebranch.steps.failures import Failure, base_error
+from pytest_lakebranch.steps.secrets import masked
+
+READ_ONLY = "-c default_transaction_read_only=on"
+TIMEOUT = "15"
+"""Seconds for connecting, unless the URL says otherwise."""
+UNITS = {"m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+WORDS = ("schemas", "tables", "refresh")
+_FOREIGN = """
+SELECT n.nspname || ' ' || c.relname || ' ' || k.conname, rn.nspname || '.' || r.relname
+FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+JOIN pg_class r ON r.oid = k.confrelid JOIN pg_namespace rn ON rn.oid = r.relnamespace WHERE k.contype = 'f'"""
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What to copy: patterns of pg_dump's ``--schema`` and ``--table``; none for everything."""
+
+    schemas: tuple[str, ...] = ()
+    tables: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.schemas or self.tables)
+
+    @property
+    def options(self) -> list[str]:
+        """As pg_dump's options."""
+        chosen = [f"--schema={name}" for name in self.schemas] + [f"--table={name}" for name in self.tables]
+        return [*chosen, "--strict-names"] if chosen else []
+
+
+@dataclass(frozen=True, slots=True)
+class PostgresStep:
+    """``refresh`` is the age in seconds from which a copy is made anew; 0 for never."""
+
+    label: str
+    variable: str
+    selection: Selection
+    refresh: int
+    inputs: files.Inputs
+    now: Any = field(default=time.time, compare=False)
+
+    def fingerprint(self) -> str:
+        """Of which database it is and what is taken from it; of what is in it only as often as ``refresh`` says."""
+        source = self._source()
+        where = [source.get(name, "") for name in ("host", "hostaddr", "port", "dbname", "user")]
+        age = str(int(self.now() // self.refresh)) if self.refresh else ""
+        return files.fingerprint("postgres", [*where, *self.selection.options, age, "inputs", *self.inputs.digests()])
+
+    def apply(self, place: Workplace) -> str:
+        """Copy it; the size of what was copied."""
+        source = self._source()
+        foreign = self._look_at(source, place)
+        with _directory(self.inputs.notes.directory) as directory:
+            copied = directory / "dump"
+            self._dump(source, copied, place)
+            self._prepare(copied, place)
+            listed = _listed(copied, place, foreign) if self.selection else None
+            options = [] if listed is None else [f"--use-list={_written(listed, directory)}"]
+            failure = dump.restore(copied, place, *options)
+            if failure:
+                raise base_error(self.label, failure, hints.advice(failure.message, place))
+            return files.size_text(sum(path.stat().st_size for path in copied.iterdir()))
+
+    def _source(self) -> dict[str, str]:
+        """The connection's parameters, in libpq's words."""
+        from psycopg import ProgrammingError
+        from psycopg.conninfo import conninfo_to_dict
+
+        url = os.environ.get(self.variable, "")
+        if not url:
+            raise ConfigError(f"{self.label}: the environment variable {self.variable} is not set.")
+        try:
+            parameters = conninfo_to_dict(re.sub(r"^(postgres\w*)\+\w+:", r"\1:", url))
+        except ProgrammingError as error:
+            raise ConfigError(f"{self.label}: {self.variable} is no PostgreSQL URL: {masked(str(error))}") from None
+        found = {name: str(value) for name, value in parameters.items()}
+        found["options"] = f"{found.get('options', '')} {READ_ONLY}".strip()
+        return {"connect_timeout": TIMEOUT, **found}
+
+    def _look_at(self, source: dict[str, str], place: Workplace) -> list[tuple[str, str]]:
+        """The foreign keys of the original; BaseError when it cannot be reached or is too new for our programs."""
+        import psycopg
+
+        try:
+            with connect_to(source) as conn:
+                version = conn.info.server_version
+                foreign = conn.execute(_FOREIGN).fetchall()
+        except psycopg.Error as error:
+            raise BaseError(
+                f"{self.label}: the server that {self.variable} names cannot be read: {masked(str(error)).strip()}"
+            ) from None
+        if version // 10000 > place.binaries.major:
+            shown = f"{version // 10000}.{version % 10000}"
+            raise BaseError(f"{self.label}: {hints.newer_server(shown, place)}")
+        return foreign
+
+    def _dump(self, source: dict[str, str], into: Path, place: Workplace) -> None:
+        jobs = f"--jobs={dump.jobs()}"
+        options = ["--format=directory", "--compress=0", jobs, f"--file={into}", "--no-password", "--no-sync"]
+        done = programs.run_against(source, place, "pg_dump", *options, *self.selection.options, cwd=place.root)
+        if done.status:
+            said = masked(done.errors).removeprefix("pg_dump: error: ").strip()
+            raise base_error(self.label, Failure(self.variable, said or f"pg_dump: status {done.status}"))
+
+    def _prepare(self, copied: Path, place: Workplace) -> None:
+        """What a dump presumes: the roles that own things, and with a selection the schemas and extensions."""
+        from psycopg import sql
+
+        dump.make_way(copied, place)
+        lines = dump.definitions(copied, place)
+        absent = roles.missing(lines, place)
+        with connect(place.endpoint, autocommit=True) as conn:
+            for role in sorted(absent):
+                conn.execute(sql.SQL("CREATE ROLE {} NOLOGIN").format(sql.Identifier(role)))
+            for schema in sorted({schema for schema, _ in _tables(copied, place)}) if self.selection.tables else ():
+                conn.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(schema)))
+
+
+def _listed(copied: Path, place: Workplace, foreign: list[tuple[str, str]]) -> list[str]:
+    """The dump's table of contents without foreign keys that lead to tables which are not in it."""
+    lines = dump.contents(copied, place)
+    there = {
+        ".".join(found[1:3])
+        for found in (entry.split() for entry in dump.entries(copied, place))
+        if found[0] == "TABLE"
+    }
+    away = {name for name, target in foreign if target not in there}
+    return [line for line in lines if not any(f" FK CONSTRAINT {name} " in f"{line} " for name in away)]
+
+
+def _tables(copied: Path, place: Workplace) -> list[tuple[str, str]]:
+    """Schema and name of each table in a dump."""
+    found = (re.match(r"TABLE (?!DATA |ATTACH )(\S+) (\S+)", entry) for entry in dump.entries(copied, place))
+    return [(match[1], match[2]) for match in found if match]
+
+
+def _written(lines: list[str], directory: Path) -> Path:
+    path = directory / "list"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+@contextmanager
+def _directory(home: Path | None) -> Iterator[Path]:
+    """A private directory beside our notes, where there should be room; those of processes that died are removed."""
+    for left in home.glob("copy-*") if home else ():
+        if owner_is_gone(left):
+            shutil.rmtree(left, ignore_errors=True)
+    if home is not None:
+        home.mkdir(mode=0o700, exist_ok=True)
+    directory = Path(tempfile.mkdtemp(prefix="copy-", dir=home))
+    try:
+        write_owner(directory, Identity.of(os.getpid()))
+        yield directory
+    finally:
+        with suppress(FileNotFoundError):
+            shutil.rmtree(directory)
+
+
+def parse(label: str, written: str, inputs: files.Inputs) -> PostgresStep:
+    """The step for ``postgres:ENV_NAME [schemas=A,B] [tables=X,Y] [refresh=1d]``; ConfigError when it is none."""
+    variable, *words = written.split()
+    if not re.fullmatch(r"[A-Za-z_]\w*", variable):
+        raise ConfigError(
+            f"{label.partition(':')[0]}: what follows must be the name of an environment variable that holds the URL, "
+            "not a URL: that would put a password into a file."
+        )
+    given: dict[str, str] = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if name not in WORDS or not equals or not value:
+            raise ConfigError(f"{label}: {word!r} is not one of schemas=NAME,…, tables=NAME,… and refresh=1d.")
+        given[name] = value
+    selection = Selection(_names(given.get("schemas")), _names(given.get("tables")))
+    step = PostgresStep(label, variable, selection, _seconds(label, given.get("refresh")), inputs)
+    step._source()
+    return step
+
+
+def _names(written: str | None) -> tuple[str, ...]:
+    return tuple(name for name in (written or "").split(",") if name)
+
+
+def _seconds(label: str, written: str | None) -> int:
+    if written is None:
+        return 0
+    match = re.fullmatch(r"([1-9]\d*)([mhdw])", written)
+    if match is None:
+        raise ConfigError(f"{label}: refresh={written} is not a number followed by m, h, d or w.")
+    return int(match[1]) * UNITS[match[2]]

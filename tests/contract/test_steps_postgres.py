@@ -1,0 +1,147 @@
+"""What ``postgres:`` steps copy from a running server, and that they leave it as it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from step_servers import Server, rows
+
+from pytest_lakebranch.errors import BaseError, ConfigError
+from pytest_lakebranch.postgres.connect import connect
+from pytest_lakebranch.steps.base import Workplace
+from pytest_lakebranch.steps.kinds import parse
+from pytest_lakebranch.steps.notes import Notes
+
+pytest_plugins = ["step_fixtures"]
+
+SOURCE = """
+DO $$BEGIN IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'clerk') THEN CREATE ROLE clerk; END IF; END$$;
+CREATE SCHEMA stock AUTHORIZATION clerk;
+CREATE TABLE maker (id int PRIMARY KEY, name text);
+CREATE TABLE stock.item (id int PRIMARY KEY, maker_id int REFERENCES maker, name text NOT NULL);
+GRANT SELECT ON stock.item TO clerk;
+INSERT INTO maker VALUES (1, 'acme');
+INSERT INTO stock.item SELECT n, 1, 'item ' || n FROM generate_series(1, 1000) n;
+CREATE VIEW stock.names AS SELECT name FROM stock.item;
+"""
+
+
+@pytest.fixture
+def source(system_server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workplace:
+    """A database on PostgreSQL 15 whose URL, with a password, is in PROD_URL."""
+    made = system_server.place(tmp_path)
+    with connect(made.endpoint) as conn:
+        conn.execute(SOURCE)
+    where = f"postgresql+asyncpg://postgres:pa55word@/{made.endpoint.dbname}?host={made.endpoint.host}&port=5432"
+    monkeypatch.setenv("PROD_URL", where)
+    return made
+
+
+@pytest.fixture
+def place(embedded_server: Server, tmp_path: Path) -> Workplace:
+    """A fresh database on PostgreSQL 18."""
+    with embedded_server.connect() as conn:
+        conn.execute("DROP ROLE IF EXISTS clerk") if not _owns(conn) else None
+    return embedded_server.place(tmp_path)
+
+
+def _owns(conn: Any) -> bool:
+    found = conn.execute("SELECT FROM pg_shdepend d JOIN pg_roles r ON r.oid = d.refobjid WHERE rolname = 'clerk'")
+    return bool(found.fetchall())
+
+
+def transactions(place: Workplace) -> int:
+    """The number that the next transaction that writes will have."""
+    ((number,),) = rows(place, "SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint")
+    return int(number)
+
+
+def test_whole_copy(source: Workplace, place: Workplace, tmp_path: Path) -> None:
+    """Everything is there, also roles; the original was not written to, and nothing is left beside the notes."""
+    before = transactions(source)
+    home = tmp_path / "notes"
+    parse("postgres:PROD_URL", root=tmp_path, notes=Notes(home)).apply(place)
+    assert rows(place, "SELECT count(*), max(name) FROM stock.names") == [(1000, "item 999")]
+    assert rows(place, "SELECT nspowner::regrole::text FROM pg_namespace WHERE nspname = 'stock'") == [("clerk",)]
+    assert rows(place, "SELECT has_table_privilege('clerk', 'stock.item', 'SELECT')") == [(True,)]
+    assert transactions(source) == before
+    assert list(home.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "tables"),
+    [
+        ("schemas=stock", {"stock.item", "stock.names"}),
+        ("tables=stock.item", {"stock.item"}),
+        ("tables=maker,stock.item", {"maker", "stock.item"}),
+    ],
+)
+def test_selection(source: Workplace, place: Workplace, tmp_path: Path, words: str, tables: set[str]) -> None:
+    """Only what is chosen is copied; a foreign key to a table that is not is left out."""
+    parse(f"postgres:PROD_URL {words}", root=tmp_path).apply(place)
+    query = "SELECT oid::regclass::text FROM pg_class WHERE relkind IN ('r', 'v') AND relnamespace::regnamespace::text"
+    assert {name for (name,) in rows(place, f"{query} IN ('public', 'stock')")} == tables
+    keys = rows(place, "SELECT count(*) FROM pg_constraint WHERE contype = 'f'")
+    assert keys == [(1 if "maker" in tables else 0,)]
+
+
+def test_selection_that_matches_nothing(source: Workplace, place: Workplace, tmp_path: Path) -> None:
+    """A table that is not there is named."""
+    with pytest.raises(
+        BaseError, match=r"failed at PROD_URL:\n.*no matching tables were found for pattern \"nothing\""
+    ):
+        parse("postgres:PROD_URL tables=nothing", root=tmp_path).apply(place)
+
+
+def test_newer_server(
+    embedded_server: Server, system_server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that is newer than the programs in use is refused, with what to do."""
+    newer = embedded_server.place(tmp_path).endpoint
+    monkeypatch.setenv("PROD_URL", f"postgresql://postgres@/{newer.dbname}?host={newer.host}")
+    with pytest.raises(BaseError, match=r"the server is PostgreSQL 18.\d+, which is newer than the PostgreSQL 15"):
+        parse("postgres:PROD_URL", root=tmp_path).apply(system_server.place(tmp_path))
+
+
+def test_server_that_is_not_reached(place: Workplace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The message says which variable, and does not show the password."""
+    monkeypatch.setenv("PROD_URL", "postgresql://me:pa55word@127.0.0.1:1/shop")
+    with pytest.raises(BaseError) as caught:
+        parse("postgres:PROD_URL", root=tmp_path).apply(place)
+    assert "the server that PROD_URL names cannot be read: connection" in str(caught.value)
+    assert "pa55word" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("entry", "url", "says"),
+    [
+        ("postgres:PROD_URL", "", "the environment variable PROD_URL is not set"),
+        ("postgres:PROD_URL", "shop", "PROD_URL is no PostgreSQL URL"),
+        ("postgres:postgresql://me:pa55word@db/shop", "x", "must be the name of an environment variable"),
+        ("postgres:PROD_URL tables", "host=x", "'tables' is not one of schemas=NAME,…"),
+        ("postgres:PROD_URL refresh=often", "host=x", "refresh=often is not a number followed by m, h, d or w"),
+    ],
+)
+def test_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, entry: str, url: str, says: str) -> None:
+    """What is written wrongly is refused before the first test."""
+    monkeypatch.setenv("PROD_URL", url)
+    with pytest.raises(ConfigError) as caught:
+        parse(entry, root=tmp_path)
+    assert says in str(caught.value)
+
+
+def test_fingerprint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another database or selection is another copy, another password is not; refresh makes a copy too old."""
+    monkeypatch.setenv("PROD_URL", "postgresql://me:one@db/shop")
+    one = parse("postgres:PROD_URL", root=tmp_path).fingerprint()
+    monkeypatch.setenv("PROD_URL", "postgresql://me:two@db/shop")
+    assert parse("postgres:PROD_URL", root=tmp_path).fingerprint() == one
+    assert parse("postgres:PROD_URL schemas=a", root=tmp_path).fingerprint() != one
+    daily: Any = parse("postgres:PROD_URL refresh=1d", root=tmp_path)
+    at = [
+        type(daily)(*(getattr(daily, name) for name in list(daily.__slots__)[:-1]), now).fingerprint()
+        for now in (lambda: 86400.0, lambda: 86400 * 2 - 1.0, lambda: 86400 * 2.0)
+    ]
+    assert at[0] == at[1] != at[2]
