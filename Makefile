@@ -25,8 +25,9 @@ test: $(VENV)/.installed  ## lint, types, import contract and all tests
 matrix: $(VENV)/.installed  ## the same tests on every storage rung, -n 0/2/8, root and ordinary user
 	$(BIN)/python -m tests.matrix
 
-soak: $(VENV)/.installed  ## rewind proved with 5,000 random leases; SOAK_LEASES and SOAK_SEED choose others
+soak: $(VENV)/.installed  ## rewind proved with 5,000 random leases, layers with 200 edits of 200 migrations; SOAK_LEASES, SOAK_EDITS and SOAK_SEED choose others
 	SOAK_LEASES=$${SOAK_LEASES:-5000} $(BIN)/python -m pytest -s tests/contract/test_rewind_random.py tests/contract/test_rewind_mutations.py
+	SOAK_MIGRATIONS=$${SOAK_MIGRATIONS:-200} SOAK_EDITS=$${SOAK_EDITS:-200} $(BIN)/python -m pytest -s tests/contract/test_layers_random.py
 
 bench: $(VENV)/.installed  ## the figures of the README
 	$(BIN)/python -m benchmarks

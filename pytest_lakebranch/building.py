@@ -15,6 +15,7 @@ from pytest_lakebranch.model import Endpoint
 from pytest_lakebranch.postgres.binaries import find
 from pytest_lakebranch.progress import Progress
 from pytest_lakebranch.steps.base import Step, Workplace, is_divided, units_of
+from pytest_lakebranch.steps.locks import watched
 
 BATCH_SECONDS = 0.5
 """How long some migrations applied at once should take: long enough to gain from it, short enough for checkpoints."""
@@ -73,6 +74,7 @@ class Builder:
     progress: Progress
     root: Path
     seat: Seat | None
+    lock_timeout: float = 30.0
 
     def ensure(self, steps: Sequence[Step]) -> str:
         """Have the base made of ``steps``, here or by whoever else is at it; return its key. Raises BaseError."""
@@ -114,7 +116,8 @@ class Builder:
             if self.seat is not None:  # a step may import application code that connects
                 self.seat.lead_to(place.endpoint)
             since = time.monotonic()
-            amount = _applied(at, count, place)
+            with watched(place, at.step.label, seconds=self.lock_timeout):
+                amount = _applied(at, count, place)
             seconds = time.monotonic() - since
             at.took(count, seconds)
             place = replace(place, endpoint=self.client.stepped(ticket.id, before + at.done, seconds))

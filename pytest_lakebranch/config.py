@@ -82,6 +82,7 @@ TABLE: tuple[Row, ...] = (
     Row("postgres", "text", "auto, embedded, or the directory of PostgreSQL's programs", "auto", "WHICH"),
     Row("storage", "text", "storage rung; auto takes the first that works", "auto", choices=("auto", *RUNGS)),
     Row("rebuild", "flag", "run all steps again, whatever the cache holds", False),
+    Row("lock_timeout", "text", "how long a step may wait for a lock, such as 30s or 2m", "30s", "SPAN"),
     Row("report", "list", "files to write a report of the run to, by suffix: .json or .html", (), "FILE"),
     Row("keep", "text", "whose branches to keep after the run, for a human to look at", "never", choices=KEEP),
     Row("keep_for", "text", "how long a kept branch stays, such as 12h or 7d", "1d", "SPAN"),
@@ -127,6 +128,7 @@ class Settings(NamedTuple):
     postgres: str
     storage: str
     rebuild: bool
+    lock_timeout: str
     report: tuple[str, ...]
     keep: str
     keep_for: str
@@ -155,6 +157,11 @@ class Settings(NamedTuple):
     def server_settings(self) -> dict[str, str]:
         """``settings`` as a mapping of PostgreSQL's names to values."""
         return {name.strip(): value for name, _, value in (text.partition("=") for text in self.settings)}
+
+    @property
+    def lock_seconds(self) -> int:
+        """``lock_timeout`` as a number."""
+        return amounts.span(self.lock_timeout)
 
     def variables(self, values: Mapping[str, str]) -> dict[str, str]:
         """The environment variables of ``env``, filled with ``values``."""
@@ -264,6 +271,7 @@ def _check(settings: Settings) -> None:
     _check_amount("keep_for", settings.keep_for, amounts.span)
     _check_suffixes("report", settings.report, REPORT_SUFFIXES)
     _check_suffixes("schema_diff", settings.schema_diff, DIFF_SUFFIXES)
+    _check_amount("lock_timeout", settings.lock_timeout, amounts.span)
 
 
 def _check_identifier(row: Row, name: str) -> None:

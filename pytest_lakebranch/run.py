@@ -90,7 +90,13 @@ class Run:
         chosen = tuple(self.entries if entries is None else entries)
         if chosen not in self._bases:
             steps = parse_all(chosen, self.settings)
-            builder = Builder(self._host, Progress(self._place.terminal), Path(self.settings.root), self._seat)
+            builder = Builder(
+                self._host,
+                Progress(self._place.terminal),
+                Path(self.settings.root),
+                self._seat,
+                self.settings.lock_seconds,
+            )
             try:
                 self._bases[chosen] = builder.ensure(steps)
             finally:

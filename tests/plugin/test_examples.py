@@ -11,7 +11,7 @@ import pytest
 EXAMPLES = Path(__file__).parents[2] / "conftest_examples"
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def empty_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Nothing is cached: each example builds its base."""
     monkeypatch.setenv("LAKEBRANCH_HOME", str(tmp_path / "home"))
@@ -25,6 +25,7 @@ def outcomes(example: str, *options: str) -> dict[str, int]:
     return pytest.RunResult.parse_summary_nouns(run.stdout.splitlines())
 
 
+@pytest.mark.usefixtures("empty_home")
 @pytest.mark.parametrize("workers", ["0", "2"])
 def test_quickstart(workers: str) -> None:
     """The smallest example passes without and with workers."""
@@ -32,6 +33,18 @@ def test_quickstart(workers: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("empty_home")
 def test_inventory() -> None:
     """The stock application passes with two workers, in random order."""
     assert outcomes("inventory", "-n", "2") == {"passed": 80}
+
+
+@pytest.mark.parametrize(
+    ("example", "passed"),
+    [("django_shop", 13), ("fastapi_orders", 10), ("asyncpg_library", 8), ("psycopg_bank", 7), ("alembic_blog", 4)],
+)
+def test_frameworks(example: str, passed: int) -> None:
+    """An application with its framework passes with two workers, and takes at most ten lines in conftest.py."""
+    for file in (EXAMPLES / example).rglob("conftest.py"):
+        assert len([line for line in file.read_text().splitlines() if line.strip()]) <= 10
+    assert outcomes(example, "-n", "2")["passed"] == passed

@@ -30,13 +30,13 @@ def project(tmp_path: Path) -> Path:
     """A directory with every file that the README shows."""
     for name, text in FILES:
         path = tmp_path / name
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
     (tmp_path / "parentage" / "pytest.ini").write_text("[pytest]\n")  # else pytest takes the outer example's settings
     return tmp_path
 
 
-@pytest.mark.parametrize(("folder", "passed"), [(".", 3), ("app", 2), ("parentage", 4), ("diff", 1)])
+@pytest.mark.parametrize(("folder", "passed"), [(".", 3), ("app", 2), ("parentage", 4), ("diff", 1), ("migrated", 1)])
 @pytest.mark.parametrize("workers", ["0", "2"])
 def test_files_as_shown(project: Path, folder: str, passed: int, workers: str) -> None:
     """Each example of the README passes as a project of its own, with and without workers."""

@@ -21,6 +21,7 @@ VALUES = {
     "postgres": "embedded",
     "storage": "copy",
     "rebuild": "true",
+    "lock_timeout": "5s",
     "report": "out.json",
     "home": "state",
 }

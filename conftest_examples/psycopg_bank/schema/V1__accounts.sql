@@ -1,2 +1,1 @@
 CREATE TABLE account (owner text PRIMARY KEY, balance numeric(12, 2) NOT NULL CHECK (balance >= 0));
-GRANT SELECT, INSERT, UPDATE ON account TO teller;

@@ -1,2 +1,1 @@
 CREATE TABLE journal (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, giver text, taker text, amount numeric(12, 2) NOT NULL);
-GRANT SELECT, INSERT ON journal TO teller;

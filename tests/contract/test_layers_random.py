@@ -1,0 +1,195 @@
+"""Folders of migrations edited at random places: which layers are found, built and stored, against a model.
+
+``SOAK_MIGRATIONS``, ``SOAK_EDITS`` and ``SOAK_SEED`` choose how much and what; ``make soak`` takes 200 migrations.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from local_rigs import Rig, rig
+
+from pytest_lakebranch.branches.base import CHECKPOINT_AFTER, SPARSE, Bases, Plan, Ticket
+from pytest_lakebranch.building import Builder
+from pytest_lakebranch.model import Endpoint
+from pytest_lakebranch.postgres.binaries import find
+from pytest_lakebranch.postgres.connect import connect
+from pytest_lakebranch.progress import Progress
+from pytest_lakebranch.providers.local.cache import remove, stored
+from pytest_lakebranch.steps.kinds import parse
+
+MIGRATIONS = int(os.environ.get("SOAK_MIGRATIONS", "10"))
+EDITS = int(os.environ.get("SOAK_EDITS", "5"))
+SEED = int(os.environ.get("SOAK_SEED", "1"))
+SECONDS_EACH = 0.3
+"""What a migration is said to take, so that some of them are worth a layer."""
+MOST_LAYERS = 12
+
+Content = tuple[str, ...]
+
+
+@dataclass
+class Line:
+    """A worker's line to the engine without a host between them; notes what is asked of it."""
+
+    bases: Bases
+    programs: Path
+    first: int | None = None
+    batches: list[int] = field(default_factory=list)
+    broken: bool = False
+
+    def base(self, plan: Plan) -> tuple[str, Ticket | None, Path]:
+        """See HostClient."""
+        ticket = self.bases.request("gw0", plan)
+        self.first = None if ticket is None else ticket.next
+        return self.bases.key(plan), ticket, self.programs
+
+    def stepped(self, ticket: str, done: int, seconds: float) -> Endpoint:
+        """See HostClient; the time is made up."""
+        units = done - (self.batches[-1] if self.batches else self.first or 0)
+        self.batches.append(done)
+        return self.bases.stepped(ticket, done, units * SECONDS_EACH)
+
+    def built(self, ticket: str) -> None:
+        """See HostClient."""
+        self.bases.finish(ticket)
+
+    def failed(self, ticket: str, message: str) -> None:
+        """See HostClient."""
+        self.bases.fail(ticket, message)
+
+
+@dataclass
+class Model:
+    """Which contents should be in the cache."""
+
+    layers: set[Content] = field(default_factory=set)
+
+    def start(self, wanted: Content) -> int | None:
+        """The unit from which ``wanted`` should be built; None when it is there."""
+        if wanted in self.layers:
+            return None
+        return max((count for count in range(len(wanted)) if wanted[:count] in self.layers), default=0)
+
+    def built(self, wanted: Content, first: int, batches: list[int]) -> None:
+        """What was to be stored on the way, and the head."""
+        unsaved = spent = 0.0
+        before = first
+        for done in batches:
+            unsaved += (done - before) * SECONDS_EACH
+            spent += (done - before) * SECONDS_EACH
+            before = done
+            enough = max(CHECKPOINT_AFTER, SPARSE * spent) if done < len(wanted) - 1 else CHECKPOINT_AFTER
+            if done < len(wanted) and unsaved >= enough:
+                self.layers.add(wanted[:done])
+                unsaved = 0.0
+        self.layers.add(wanted)
+
+
+@pytest.fixture
+def home() -> Iterator[Path]:
+    """A state directory of the test's own."""
+    memory = Path("/dev/shm")
+    directory = Path(tempfile.mkdtemp(prefix="lbl", dir=memory if memory.is_dir() else None))
+    yield directory
+    shutil.rmtree(directory)
+
+
+def write(folder: Path, content: Content) -> None:
+    """Make the folder have exactly these migrations."""
+    for number, text in enumerate(content, 1):
+        file = folder / f"V{number}__step.sql"
+        if not file.exists() or file.read_text() != text:
+            file.write_text(text)
+    for file in folder.iterdir():
+        if int(file.name[1 : file.name.index("_")]) > len(content):
+            file.unlink()
+
+
+def migration(dice: random.Random, number: int) -> str:
+    """A migration that nobody wrote before."""
+    mark = f"{number}-{dice.getrandbits(40):010x}"
+    first = "CREATE TABLE applied (n serial, mark text);\n" if number == 1 else ""
+    return f"{first}INSERT INTO applied (mark) VALUES ('{mark}');\n"
+
+
+def edited(dice: random.Random, content: Content, seen: list[Content]) -> Content:
+    """What a day's work or a switch of branches makes of the folder."""
+    act = dice.choice(["append", "append", "edit", "edit last", "drop last", "insert", "switch"])
+    place = dice.randrange(len(content))
+    if act == "append":
+        return (*content, migration(dice, len(content) + 1))
+    if act == "switch":
+        return dice.choice(seen)
+    if act == "drop last" and len(content) > 1:
+        return content[:-1]
+    if act == "insert":
+        return (*content[: place + 1], migration(dice, place + 2), *content[place + 1 :])
+    where = len(content) - 1 if act == "edit last" else place
+    return (*content[:where], migration(dice, where + 1), *content[where + 1 :])
+
+
+def build(made: Rig, root: Path) -> tuple[Line, list[str]]:
+    """Have the base of the folder; what was asked of the engine, and the keys of its layers."""
+    bases = Bases(made.provider, name=lambda: "base", rebuild=False)
+    line = Line(bases, find("auto").directory)
+    steps = [parse("sql:db", root=root)]
+    client: Any = line
+    Builder(client, Progress(None), root, None).ensure(steps)
+    return line, Plan.of(steps).keys(made.provider.root_key)
+
+
+def marks(made: Rig, key: str) -> list[str]:
+    """What the base with this key has applied."""
+    at = made.provider.cached(key)
+    assert at is not None
+    compute = made.provider.start("look", at)
+    try:
+        with connect(compute.endpoint) as conn:
+            return [mark for (mark,) in conn.execute("SELECT mark FROM applied ORDER BY n")]
+    finally:
+        compute.discard(disposable=True)
+
+
+@pytest.mark.slow
+def test_exactly_the_right_layers(home: Path, tmp_path: Path) -> None:
+    """After each edit the build begins at the longest cached ancestor, and stores the head and sparse checkpoints."""
+    dice = random.Random(SEED)
+    folder = tmp_path / "db"
+    folder.mkdir()
+    model = Model()
+    content: Content = tuple(migration(dice, number) for number in range(1, MIGRATIONS + 1))
+    seen = [content]
+    for number in range(EDITS + 1):
+        write(folder, content)
+        with rig(home) as made:
+            line, keys = build(made, tmp_path)
+            expected = model.start(content)
+            assert line.first == expected, (SEED, number)
+            if expected is not None:
+                model.built(content, expected, line.batches)
+            there = {count for count in range(1, len(keys)) if made.provider.cached(keys[count])}
+            assert there == {count for count in range(1, len(keys)) if content[:count] in model.layers}, (SEED, number)
+            assert marks(made, keys[-1]) == [text.rsplit("'", 2)[1] for text in content], (SEED, number)
+        _make_room(home, model, keys, content)
+        seen.append(content)
+        content = edited(dice, content, seen)
+
+
+def _make_room(home: Path, model: Model, keys: list[str], content: Content) -> None:
+    """Take the layers of old contents out of the cache when there are too many."""
+    ours = {key: content[:count] for count, key in enumerate(keys)}
+    layers = stored(home / "layers")
+    if len(layers) > MOST_LAYERS:
+        model.layers = {ours[layer.key] for layer in layers if ours.get(layer.key)}
+        for layer in layers:
+            if layer.key not in ours:
+                assert remove(layer)

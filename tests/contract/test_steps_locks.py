@@ -1,0 +1,49 @@
+"""Steps that wait for a lock that nobody gives back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import psycopg
+import pytest
+from step_servers import Server
+
+from pytest_lakebranch.errors import BaseError
+from pytest_lakebranch.postgres.connect import connect
+from pytest_lakebranch.steps.base import Workplace
+from pytest_lakebranch.steps.kinds import parse
+from pytest_lakebranch.steps.locks import watched
+
+pytest_plugins = ["step_fixtures"]
+
+
+def seed(place: Workplace) -> Callable[[psycopg.Connection], None]:
+    """A seed that waits for a lock which it holds itself, with another connection."""
+
+    def load(conn: psycopg.Connection) -> None:
+        conn.execute("CREATE TABLE item ()")
+        conn.commit()
+        with connect(place.endpoint, application_name="the shop's pool") as other:
+            other.execute("LOCK item")
+            conn.execute("ALTER TABLE item ADD price int")
+
+    return load
+
+
+def test_blocker_is_shown(place: Workplace, server: Server) -> None:
+    """The step ends after the deadline and the message says who holds the lock; no connection of ours is left."""
+    with pytest.raises(BaseError) as caught, watched(place, "python:seed", seconds=0.2):
+        seed(place)(connect(place.endpoint))
+    message = str(caught.value)
+    assert message.startswith("python:seed waited for a lock for 0.2 s with\n    ALTER TABLE item ADD price int\n")
+    assert "(the shop's pool, idle in transaction, in a transaction of " in message
+    assert "whose last statement is\n    LOCK item\n" in message
+    assert server.clients_of(place) == 0
+
+
+def test_other_failures_are_left_alone(place: Workplace) -> None:
+    """A step that waits for nothing fails as ever."""
+    (place.root / "a.sql").write_text("SELECT pg_sleep(0.5);\nSELECT * FROM nowhere;")
+    step = parse("sql:a.sql", root=place.root)
+    with pytest.raises(BaseError, match="failed at a.sql:2"), watched(place, step.label, seconds=0.1):
+        step.apply(place)
