@@ -51,15 +51,17 @@ class _Watch:
 
     def _look(self, conn: psycopg.Connection[Any]) -> None:
         for waiting, wanted, *holder in conn.execute(WAITING, [self.seconds]).fetchall():
-            self.found = self.found or _told(wanted, *holder)
+            self.found = self.found or _told(wanted, holder)
             conn.execute("SELECT pg_cancel_backend(%s)", [waiting])
 
 
-def _told(wanted: str, pid: int, application: str, state: str, query: str, seconds: float | None) -> str:
+def _told(wanted: str, holder: list[Any]) -> str:
+    pid, application, state, query, seconds = holder
     age = "" if seconds is None else f", in a transaction of {float(seconds):.0f} s"
     return (
-        f"{indented(shortened(wanted))}\nIt is held by process {pid} ({application or 'without a name'}, {state}{age}), "
-        f"whose last statement is\n{indented(shortened(query))}\n"
+        f"{indented(shortened(wanted))}\n"
+        f"It is held by process {pid} ({application or 'without a name'}, {state}{age}), whose last statement is\n"
+        f"{indented(shortened(query))}\n"
         "Commit or roll back that transaction before the step needs the lock: code that a migration imports may hold a "
         "connection of its own. lakebranch_lock_timeout is how long a step may wait."
     )

@@ -45,5 +45,5 @@ def test_other_failures_are_left_alone(place: Workplace) -> None:
     """A step that waits for nothing fails as ever."""
     (place.root / "a.sql").write_text("SELECT pg_sleep(0.5);\nSELECT * FROM nowhere;")
     step = parse("sql:a.sql", root=place.root)
-    with pytest.raises(BaseError, match="failed at a.sql:2"), watched(place, step.label, seconds=0.1):
+    with pytest.raises(BaseError, match=r"failed at a.sql:2"), watched(place, step.label, seconds=0.1):
         step.apply(place)
