@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 
 import psycopg
 import pytest
@@ -32,8 +33,12 @@ def seed(place: Workplace) -> Callable[[psycopg.Connection], None]:
 
 def test_blocker_is_shown(place: Workplace, server: Server) -> None:
     """The step ends after the deadline and the message says who holds the lock; no connection of ours is left."""
-    with pytest.raises(BaseError) as caught, watched(place, "python:seed", seconds=0.2):
-        seed(place)(connect(place.endpoint))
+    with (
+        pytest.raises(BaseError) as caught,
+        closing(connect(place.endpoint)) as conn,
+        watched(place, "python:seed", seconds=0.2),
+    ):
+        seed(place)(conn)
     message = str(caught.value)
     assert message.startswith("python:seed waited for a lock for 0.2 s with\n    ALTER TABLE item ADD price int\n")
     assert "(the shop's pool, idle in transaction, in a transaction of " in message
