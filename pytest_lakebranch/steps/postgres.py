@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pytest_lakebranch import amounts
 from pytest_lakebranch.errors import BaseError, ConfigError
 from pytest_lakebranch.postgres.connect import connect, connect_to
 from pytest_lakebranch.processes import Identity
@@ -28,7 +29,6 @@ from pytest_lakebranch.steps.secrets import masked
 READ_ONLY = "-c default_transaction_read_only=on"
 TIMEOUT = "15"
 """Seconds for connecting, unless the URL says otherwise."""
-UNITS = {"m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 WORDS = ("schemas", "tables", "refresh")
 _FOREIGN = """
 SELECT n.nspname || ' ' || c.relname || ' ' || k.conname, rn.nspname || '.' || r.relname
@@ -209,7 +209,7 @@ def _names(written: str | None) -> tuple[str, ...]:
 def _seconds(label: str, written: str | None) -> int:
     if written is None:
         return 0
-    match = re.fullmatch(r"([1-9]\d*)([mhdw])", written)
-    if match is None:
-        raise ConfigError(f"{label}: refresh={written} is not a number followed by m, h, d or w.")
-    return int(match[1]) * UNITS[match[2]]
+    try:
+        return amounts.span(written) or 1
+    except ValueError as error:
+        raise ConfigError(f"{label}: refresh: {error}.") from None

@@ -121,7 +121,7 @@ def test_server_that_is_not_reached(place: Workplace, tmp_path: Path, monkeypatc
         ("postgres:PROD_URL", "shop", "PROD_URL is no PostgreSQL URL"),
         ("postgres:postgresql://me:pa55word@db/shop", "x", "must be the name of an environment variable"),
         ("postgres:PROD_URL tables", "host=x", "'tables' is not one of schemas=NAME,…"),
-        ("postgres:PROD_URL refresh=often", "host=x", "refresh=often is not a number followed by m, h, d or w"),
+        ("postgres:PROD_URL refresh=often", "host=x", "refresh: 'often' is not a span of time such as"),
     ],
 )
 def test_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, entry: str, url: str, says: str) -> None:
