@@ -127,7 +127,8 @@ def _options(parsed: Namespace) -> Options:
     for name, value in limits.items():
         if name not in known or not value.isdecimal():
             raise ConfigError(f"--limit {name}={value}: known are {', '.join(sorted(known))}, with a number.")
-    found = sorted(identities(), key=lambda each: each.is_service_principal is not (parsed.auth == "m2m"))
+    machine = parsed.auth == "m2m"
+    found = sorted(identities(), key=lambda each: (each.is_service_principal, each.manages) != (machine, True))
     return Options(
         identities=tuple(found),
         limits=Limits(**{name: int(value) for name, value in limits.items()}),

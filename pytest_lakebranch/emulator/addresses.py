@@ -76,7 +76,8 @@ def _is_loopback(address: str) -> bool:
 
 def listening(address: str, port: int) -> socket.socket:
     """A socket that listens there; raises OSError."""
-    made = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    # asyncio lets small packets go at once only where the protocol is named.
+    made = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         made.bind((address, port))
