@@ -233,8 +233,8 @@ class Machine:
         return held
 
     def shared_memory(self) -> list[str]:
-        """Files of PostgreSQL in /dev/shm that no process has mapped."""
-        names = [name for name in entries(Path("/dev/shm")) if name.startswith("PostgreSQL.")]
+        """Files of PostgreSQL in /dev/shm that no process has mapped. initdb, also of others, makes some for a moment."""
+        names = [path.name for path in Path("/dev/shm").glob("PostgreSQL.*") if _age(path) > 3]
         mapped = "".join(map(_maps, Path("/proc").glob("[0-9]*/maps"))) if names else ""
         return [name for name in names if name not in mapped]
 
@@ -250,6 +250,12 @@ class Machine:
             self.shared_memory(),
             self.locks(),
         )
+
+
+def _age(path: Path) -> float:
+    with contextlib.suppress(FileNotFoundError):
+        return time.time() - path.stat().st_mtime
+    return 0.0
 
 
 def _maps(path: Path) -> str:

@@ -86,7 +86,7 @@ def settled(machine: Machine, before: Present) -> dict[str, object]:
         found.update(machine.present().more_than(before))
         return None if found else True
 
-    poll(look, deadline=Deadline(5))
+    poll(look, deadline=Deadline(10))
     return found
 
 
