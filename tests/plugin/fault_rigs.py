@@ -233,7 +233,7 @@ class Machine:
         return held
 
     def shared_memory(self) -> list[str]:
-        """Files of PostgreSQL in /dev/shm that no process has mapped. initdb, also of others, makes some for a moment."""
+        """Files of PostgreSQL in /dev/shm that no process has mapped; initdb makes some for a moment."""
         names = [path.name for path in Path("/dev/shm").glob("PostgreSQL.*") if _age(path) > 3]
         mapped = "".join(map(_maps, Path("/proc").glob("[0-9]*/maps"))) if names else ""
         return [name for name in names if name not in mapped]
