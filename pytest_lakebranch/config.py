@@ -94,6 +94,13 @@ TABLE: tuple[Row, ...] = (
         "source",
         "WHAT",
     ),
+    Row(
+        "cache_size",
+        "text",
+        "how large the cache of bases may grow, such as 500M; what was not used longest goes",
+        "10G",
+        "SIZE",
+    ),
     Row("home", "text", "state directory", "the user cache directory", "DIR"),
 )
 BY_NAME = {row.name: row for row in TABLE}
@@ -134,6 +141,7 @@ class Settings(NamedTuple):
     keep_for: str
     schema_diff: tuple[str, ...]
     schema_diff_from: str
+    cache_size: str
     home: str  # empty: the platform's user cache directory
     root: str
     sources: Mapping[str, str]
@@ -152,6 +160,11 @@ class Settings(NamedTuple):
     def keep_seconds(self) -> int:
         """``keep_for`` in seconds."""
         return amounts.span(self.keep_for)
+
+    @property
+    def cache_bytes(self) -> int:
+        """``cache_size`` in bytes."""
+        return amounts.size(self.cache_size)
 
     @property
     def server_settings(self) -> dict[str, str]:
@@ -272,6 +285,7 @@ def _check(settings: Settings) -> None:
     _check_suffixes("report", settings.report, REPORT_SUFFIXES)
     _check_suffixes("schema_diff", settings.schema_diff, DIFF_SUFFIXES)
     _check_amount("lock_timeout", settings.lock_timeout, amounts.span)
+    _check_amount("cache_size", settings.cache_size, amounts.size)
 
 
 def _check_identifier(row: Row, name: str) -> None:

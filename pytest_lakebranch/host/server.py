@@ -27,6 +27,7 @@ from pytest_lakebranch.host.watch import Watch
 from pytest_lakebranch.ledger import Ledger
 from pytest_lakebranch.postgres.binaries import find
 from pytest_lakebranch.processes import Identity, import_ahead
+from pytest_lakebranch.providers.local.cache import tidy
 from pytest_lakebranch.providers.local.provider import LocalProvider
 from pytest_lakebranch.state import State, write_owner
 
@@ -185,6 +186,7 @@ def _reap(state: State, own: Path) -> None:
     """What cannot be cleared of other runs is no reason not to start this one."""
     try:
         reap(state, but=own)
+        tidy(state.layers)
     except (OSError, LakebranchError):
         traceback.print_exc()
 

@@ -15,6 +15,7 @@ from local_rigs import Rig, rig, run_sql
 
 from pytest_lakebranch.errors import BaseError, MachineError
 from pytest_lakebranch.postgres.connect import connect
+from pytest_lakebranch.providers.local.cache import stored, tidy
 
 pytest_plugins = ["local_fixtures"]
 
@@ -219,3 +220,50 @@ def test_killed_while_sealing_leaves_no_layer(local_rig: MakeRig) -> None:
         assert made.provider.cached(KEY) is None
         made.base(SQL, key=KEY)
         assert not stray.exists()
+
+
+def keys_of(made: Rig) -> set[str]:
+    """The keys of the layers in the cache."""
+    return {path.name for path in (made.home / "layers").iterdir() if path.is_dir()}
+
+
+def test_the_cache_is_limited(local_rig: MakeRig) -> None:
+    """When a run ends, layers go until the cache is small enough: the least recently used first, never one in use."""
+    keys = [f"{number}" * 60 for number in range(4)]
+    with local_rig() as other:
+        for number, key in enumerate(keys[:3]):
+            other.base(SQL, key=key)
+            os.utime(other.home / "layers" / key / "layer.json", (1000 + number,) * 2)
+    size = stored(other.home / "layers")[0].bytes
+    with rig(other.home) as user, rig(other.home, cache_size=f"{3 * size >> 10}K") as small:
+        assert user.provider.cached(keys[0]) is not None
+        os.utime(other.home / "layers" / keys[0] / "layer.json", (1000, 1000))
+        small.base(SQL, key=keys[3])
+        small.provider.close()
+        assert keys_of(small) == {keys[0], keys[3]}
+    with rig(other.home, cache_size="1K") as tiny:
+        assert tiny.provider.cached(keys[3]) is not None
+        tiny.provider.close()
+        assert keys_of(tiny) == {keys[3]}
+
+
+def test_tidying_up(local_rig: MakeRig) -> None:
+    """What killed builders left goes; what is sealed, built or used stays as it is."""
+    with local_rig() as made:
+        made.base(SQL, key=KEY)
+        folder = made.home / "layers" / KEY
+        sealed = layer_of(made)
+        for stray in (folder / "0123456789ab", made.home / "layers" / ("ab" * 30) / "0123456789ab"):
+            stray.mkdir(parents=True)
+            (stray / "file").write_text("x")
+        (folder / "layer.0123456789ab").write_text("{")
+        with made.provider.building("cd" * 30):
+            building = made.home / "layers" / ("cd" * 30)
+            (building / "0123456789ab").mkdir(parents=True)
+            tidy(made.home / "layers")
+            assert building.exists()
+        assert keys_of(made) == {KEY, building.name}
+        assert {path.name for path in folder.iterdir()} == {"layer.json", sealed.name}
+        tidy(made.home / "layers")
+        assert keys_of(made) == {KEY}
+        assert run_sql(made.start(at=made.base(SQL, key=KEY)), "select * from t") == [(1,)]

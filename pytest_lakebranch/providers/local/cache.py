@@ -10,7 +10,8 @@ import contextlib
 import fcntl
 import json
 import os
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from typing import Any
 from pytest_lakebranch.errors import BranchError
 from pytest_lakebranch.kept import pinned
 from pytest_lakebranch.providers.local.disk import filesystem
-from pytest_lakebranch.providers.local.layers import MARK
+from pytest_lakebranch.providers.local.layers import MARK, sweep
 from pytest_lakebranch.providers.local.storage.base import Storage
 from pytest_lakebranch.providers.local.storage.copy import CopyStorage
 from pytest_lakebranch.providers.local.storage.snapshot import SnapshotStorage
@@ -104,6 +105,52 @@ def forget(layer: StoredLayer) -> bool:
         if mine:
             (layer.directory / MARK).unlink(missing_ok=True)
         return mine
+
+
+def tidy(layers: Path) -> None:
+    """Remove what builders that were killed left, and what was replaced and is not used any more. Raises OSError."""
+    for entry in os.scandir(layers):
+        if entry.is_dir(follow_symlinks=False) and not _is_tidy(entry.path):
+            folder = Path(entry.path)
+            with _building(folder) as mine:
+                for path in folder.glob("layer.*") if mine else ():
+                    if path.name != MARK:
+                        path.unlink(missing_ok=True)
+                if mine:
+                    sweep(folder, _storage(layers))
+
+
+def _is_tidy(folder: str) -> bool:
+    """Whether there is a mark, one generation, and nothing else."""
+    try:
+        names = os.listdir(folder)  # noqa: PTH208  (for every layer, when a host starts)
+    except FileNotFoundError:
+        return True
+    return len(names) == 2 and MARK in names
+
+
+def limit(layers: Path, most: int, *, but: Collection[str] = ()) -> list[StoredLayer]:
+    """Remove layers, the least recently used first, until those that are left have no more than ``most`` bytes.
+
+    Those that are in use stay, and those with the keys ``but``. Returns what was removed. Raises OSError.
+    """
+    total = sum(_size(entry.path) for entry in os.scandir(layers) if entry.is_dir(follow_symlinks=False))
+    gone: list[StoredLayer] = []
+    for layer in reversed(stored(layers)) if total > most else ():
+        if total > most and layer.key not in but and remove(layer):
+            gone.append(layer)
+            total -= layer.bytes
+    return gone
+
+
+def _size(folder: str) -> int:
+    """As the beginning of the mark tells: what follows is long, and of no interest here."""
+    try:
+        with open(f"{folder}/{MARK}", "rb") as mark:  # noqa: PTH123
+            found = re.search(rb'"bytes": (\d+)', mark.read(1024))
+    except FileNotFoundError:
+        return 0
+    return int(found[1]) if found else 0
 
 
 @contextlib.contextmanager

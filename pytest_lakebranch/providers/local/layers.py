@@ -71,11 +71,7 @@ class Layers:
         return None
 
     def _read_mark(self, key: str) -> dict[str, Any] | None:
-        try:
-            mark: dict[str, Any] = json.loads((self.directory / key / MARK).read_text())
-        except (OSError, ValueError):
-            return None
-        return mark if _is_mark(mark) else None
+        return _read_mark(self.directory / key)
 
     def _remove_damaged(self, key: str, generation: str) -> None:
         """Unless somebody is building the key just now: then the mark may be a new one already."""
@@ -94,10 +90,9 @@ class Layers:
         """
         with translated(self.directory, f"storing layer {key[:12]}", BaseError):
             generation = self.directory / key / uuid.uuid4().hex[:12]
-            generation.parent.mkdir(mode=0o700, exist_ok=True)
             self._lock(data)
             try:
-                data.rename(generation)
+                _move(data, generation)
                 self._locks[generation] = self._locks.pop(data)
                 tree = scan(generation)
                 sync(generation)
@@ -134,30 +129,7 @@ class Layers:
 
     def sweep(self, key: str) -> None:
         """Remove generations of ``key`` that are not marked valid and that nobody uses."""
-        mark = self._read_mark(key)
-        folder = self.directory / key
-        if not folder.is_dir():
-            return
-        for entry in list(os.scandir(folder)):
-            if entry.is_dir(follow_symlinks=False) and (mark is None or entry.name != mark["generation"]):
-                self._remove_unused(Path(entry.path))
-        with contextlib.suppress(OSError):  # not empty: somebody uses a generation, or there is a valid one
-            folder.rmdir()
-
-    def _remove_unused(self, generation: Path) -> None:
-        """A kept branch may stand on it: its note is there before the run that leaves it lets go of the lock."""
-        try:
-            handle = os.open(generation, os.O_RDONLY | os.O_DIRECTORY)
-        except FileNotFoundError:
-            return
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if generation not in pinned(State(self.directory.parent)):
-                self.storage.remove(generation)
-        except BlockingIOError:
-            return
-        finally:
-            os.close(handle)
+        sweep(self.directory / key, self.storage)
 
     def _lock(self, data: Path) -> bool:
         """Take a shared lock on a directory; False when it is gone. Whoever inspects or removes it lets go soon."""
@@ -186,6 +158,50 @@ class Layers:
             self._unlock(data)
         for key in keys:
             self.sweep(key)
+
+
+def _move(data: Path, generation: Path) -> None:
+    """Somebody who tidies up may just remove the directory of the key, which is empty."""
+    for _ in range(3):
+        generation.parent.mkdir(mode=0o700, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            data.rename(generation)
+            return
+    data.rename(generation)
+
+
+def sweep(folder: Path, storage: Storage) -> None:
+    """Remove generations of the layer in ``folder`` that are not marked valid and that nobody uses."""
+    mark = _read_mark(folder)
+    for entry in list(os.scandir(folder)) if folder.is_dir() else ():
+        if entry.is_dir(follow_symlinks=False) and (mark is None or entry.name != mark["generation"]):
+            _remove_unused(Path(entry.path), storage)
+    with contextlib.suppress(OSError):  # not empty: somebody uses a generation, or there is a valid one
+        folder.rmdir()
+
+
+def _remove_unused(generation: Path, storage: Storage) -> None:
+    """A kept branch may stand on it: its note is there before the run that leaves it lets go of the lock."""
+    try:
+        handle = os.open(generation, os.O_RDONLY | os.O_DIRECTORY)
+    except FileNotFoundError:
+        return
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if generation not in pinned(State(generation.parents[2])):
+            storage.remove(generation)
+    except BlockingIOError:
+        return
+    finally:
+        os.close(handle)
+
+
+def _read_mark(folder: Path) -> dict[str, Any] | None:
+    try:
+        mark: dict[str, Any] = json.loads((folder / MARK).read_text())
+    except (OSError, ValueError):
+        return None
+    return mark if _is_mark(mark) else None
 
 
 def _is_mark(mark: object) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import threading
 import uuid
 from collections.abc import Callable, Iterator
@@ -16,11 +15,12 @@ from pytest_lakebranch.config import Settings
 from pytest_lakebranch.directories import remove_tree
 from pytest_lakebranch.errors import BaseError, BranchError, LakebranchError, MachineError
 from pytest_lakebranch.kept import Kept
-from pytest_lakebranch.model import Endpoint, ForkPoint, ProviderFacts
+from pytest_lakebranch.model import ForkPoint, ProviderFacts
 from pytest_lakebranch.postgres import binaries
 from pytest_lakebranch.providers.base import Compute
 from pytest_lakebranch.providers.local import (
     branch_file,
+    cache,
     catalog_cache,
     cluster,
     facts,
@@ -35,8 +35,8 @@ from pytest_lakebranch.providers.local.disk import spread, translated
 from pytest_lakebranch.providers.local.freeze import Backup, freeze, recover
 from pytest_lakebranch.providers.local.places import Places
 from pytest_lakebranch.providers.local.rewind.knowledge import learn
-from pytest_lakebranch.providers.local.server import Server, server_command
-from pytest_lakebranch.providers.local.server_settings import flags
+from pytest_lakebranch.providers.local.server import Server
+from pytest_lakebranch.providers.local.serving import Servers, stopped_on_failure
 from pytest_lakebranch.providers.local.storage.base import Place, Sealed, Storage
 from pytest_lakebranch.providers.local.storage.tree import scan
 from pytest_lakebranch.state import State
@@ -61,10 +61,9 @@ class LocalProvider:
         self._layers = layers.Layers(state.layers, self._storage, self._binaries)
         self._state = state
         self._run_directory = run_directory
-        self._sockets = sockets
+        self._servers = Servers(settings, self._binaries, self._launcher, sockets)
         self._places = Places(run_directory / "branches", self._storage)
         self._lock = threading.RLock()
-        self._numbers = itertools.count(1)
         self._sealed: dict[str, Sealed] = {}
         self._alive: set[LocalCompute] = set()
         self._forgotten: set[str] = set()
@@ -121,14 +120,14 @@ class LocalProvider:
         with translated(directory, f"building {name}", BaseError), self._removed_on_failure(directory):
             directory.mkdir(mode=0o700)
             self._fill(place, sealed)
-            server = self._serve(name, place, building=True)
-            with _stopped_on_failure(server):
+            server = self._servers.serve(name, place, building=True)
+            with stopped_on_failure(server):
                 if sealed is None:
                     names = {"user": self._settings.user, "database": self._settings.database}
                     cluster.create_role_and_database(server, **names)
                     cluster.add_what_rewinding_needs(server, self._binaries.major)
                 cluster.set_superuser(server, self._settings.user, superuser=True)
-            return self._registered(LocalCompute(self, server, at=None, endpoint=self._endpoint(server)))
+            return self._registered(LocalCompute(self, server, at=None, endpoint=self._servers.endpoint(server)))
 
     def _fill(self, place: Place, sealed: Sealed | None) -> None:
         if sealed is not None:
@@ -188,9 +187,9 @@ class LocalProvider:
             place = self._places.take(sealed)
         try:
             with translated(self._run_directory, f"starting branch {name}"):
-                server = self._serve(name, place, caches=self._caches(sealed))
-                compute = LocalCompute(self, server, at=sealed, endpoint=self._endpoint(server))
-                with _stopped_on_failure(server):
+                server = self._servers.serve(name, place, caches=self._caches(sealed))
+                compute = LocalCompute(self, server, at=sealed, endpoint=self._servers.endpoint(server))
+                with stopped_on_failure(server):
                     if sealed.knowledge is None:
                         sealed.knowledge = learn(server, sealed)
                     compute.began()
@@ -210,37 +209,6 @@ class LocalProvider:
             sockets=str(server.sockets),
             pid=server.pid,
         )
-
-    def _serve(
-        self, name: str, place: Place, *, building: bool = False, caches: dict[str, bytes] | None = None
-    ) -> Server:
-        """A server on ``place`` that is ready; on failure neither a process nor its socket directory is left."""
-        sockets = self._sockets / f"c{next(self._numbers)}"
-        sockets.mkdir(mode=0o700)
-        with self._removed_on_failure(sockets):
-            given = self._settings.server_settings
-            command = server_command(
-                self._binaries.program("postgres"), place.data, self._flags(sockets, building=building)
-            )
-            process = self._launcher.server(command, overlay=place.overlay, log=place.log)
-            server = Server(name, process, place, sockets, given)
-            with _stopped_on_failure(server):
-                server.wait_ready()
-                catalog_cache.give(server.data, caches or {})
-                server.open_control()
-            return server
-
-    def _flags(self, sockets: Path | None, *, building: bool = False) -> list[str]:
-        return flags(
-            sockets=sockets,
-            major=self._binaries.major,
-            own_ipc=self._launcher.machine.own_ipc,
-            user=self._settings.server_settings,
-            building=building,
-        )
-
-    def _endpoint(self, server: Server) -> Endpoint:
-        return server.endpoint(self._settings.database, self._settings.user)
 
     @staticmethod
     def _caches(sealed: Sealed) -> dict[str, bytes]:
@@ -275,8 +243,8 @@ class LocalProvider:
             remove_tree(place.directory / "work" / "work")
             for data in (place.data, place.directory / "upper"):
                 (data / "postmaster.pid").unlink(missing_ok=True)  # a killed server's would say that it is ready
-            server = self._serve(name, place)
-        resumed = LocalCompute(self, server, at=compute.at, endpoint=self._endpoint(server))
+            server = self._servers.serve(name, place)
+        resumed = LocalCompute(self, server, at=compute.at, endpoint=self._servers.endpoint(server))
         with self._lock:
             if compute in self._alive:
                 self._alive.remove(compute)
@@ -308,7 +276,7 @@ class LocalProvider:
             recover(
                 data,
                 launcher=self._launcher,
-                command=[self._binaries.program("postgres"), "--single", "-D", str(data), *self._flags(None)],
+                command=self._servers.single(data),
                 database=self._settings.database,
                 log=directory / "log",
             )
@@ -399,6 +367,8 @@ class LocalProvider:
             one.close()
         self._launcher.close()
         self._layers.close()
+        with _gathered(failures):
+            cache.limit(self._state.layers, self._settings.cache_bytes, but=[one.key for one in sealed])
         if failures:
             raise ExceptionGroup("not everything of this run could be removed", failures)
 
@@ -414,16 +384,6 @@ class LocalProvider:
         except BaseException:
             self._storage.remove(directory)
             raise
-
-
-@contextlib.contextmanager
-def _stopped_on_failure(server: Server) -> Iterator[None]:
-    try:
-        yield
-    except BaseException:
-        server.stop_at_once()
-        remove_tree(server.sockets)
-        raise
 
 
 @contextlib.contextmanager
