@@ -41,6 +41,7 @@ class SqlMigration:
     label: str
     entry: folder.Entry
     inputs: files.Inputs
+    content: str
 
     @property
     def revision(self) -> str:
@@ -64,8 +65,7 @@ class SqlMigration:
 
     def fingerprint(self) -> str:
         """Of the content, with everything the file includes, and of the declared inputs."""
-        folder.check_sections(self.source, self.source.read_bytes(), self.label)
-        return files.fingerprint("sql", [*_parts(self.source, self.inputs), "inputs", *self.inputs.digests()])
+        return self.content
 
     def apply(self, place: Workplace) -> str:
         """Run the file; the number of bytes in it."""
@@ -87,11 +87,24 @@ class SqlFolder:
     inputs: files.Inputs
 
     def units(self) -> Sequence[SqlMigration]:
-        """One for each file to run."""
+        """One for each file to run; the files are read again only when one of them has changed."""
+        entries = folder.entries(self.path, self.label)
+        note = self.inputs.notes.remember(f"sql {self.path} {self.inputs.root}", lambda: self._read(entries))
+        declared = self.inputs.digests()
         return [
-            SqlMigration(f"{self.label} {entry.file.name}", entry, self.inputs)
-            for entry in folder.entries(self.path, self.label)
+            SqlMigration(
+                f"{self.label} {entry.file.name}", entry, self.inputs, files.fingerprint("sql", [*parts, *declared])
+            )
+            for entry, parts in zip(entries, note.value, strict=True)
         ]
+
+    def _read(self, entries: list[folder.Entry]) -> tuple[list[list[str]], list[Path], list[str]]:
+        """What each file consists of, and all files that this depends on."""
+        for entry in entries:
+            folder.check_sections(entry.file, entry.file.read_bytes(), self.label)
+        parts = [[*_parts(entry.file, self.inputs), "inputs"] for entry in entries]
+        read = [path for entry in entries for _, path in _reads(entry.file, self.inputs)[1]]
+        return parts, [self.path, *(entry.file for entry in entries), *read], []
 
     def fingerprint(self) -> str:
         """Of all files, in the order in which they run."""
@@ -146,6 +159,5 @@ def parse(label: str, written: str, inputs: files.Inputs) -> SqlStep | SqlFolder
     path = files.existing(label, written, inputs.root)
     if not path.is_dir():
         return SqlStep(label, path, inputs)
-    step = SqlFolder(label, path, inputs)
-    step.units()
-    return step
+    folder.entries(path, label)
+    return SqlFolder(label, path, inputs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from heapq import heapify, heappop, heappush
 from pathlib import Path
 from typing import Any
 
@@ -90,12 +91,19 @@ class TrackedStep:
         ]
 
     def plan(self) -> Note:
-        """What the tool says of its migrations."""
-        return self.inputs.notes.remember(f"{self.kit} {self.target} {self.inputs.root}", self._ask_for_plan)
+        """What the tool says of its migrations, in an order in which those that were seen first come first.
 
-    def _ask_for_plan(self) -> tuple[Any, list[Path], list[str]]:
+        So a new one comes last, wherever the tool would put it, as it does in a database that has lived for a while.
+        """
+        key = f"{self.kit} {self.target} {self.inputs.root}"
+        return self.inputs.notes.remember(key, lambda: self._ask_for_plan(self.inputs.notes.last(key)))
+
+    def _ask_for_plan(self, before: Any) -> tuple[Any, list[Path], list[str]]:
         value = self.toolbox.ask("plan", target=self.target)
         paths = [Path(path) for path in (*value.pop("watched"), *value["common"])]
+        found = [facts["revision"] for facts in value["revisions"]]
+        value["seen"] = list(dict.fromkeys([*(before or {}).get("seen", []), *found]))
+        value["revisions"] = ordered(value["revisions"], value["seen"])
         return value, paths, value.pop("variables", [])
 
     def fingerprint(self) -> str:
@@ -119,3 +127,24 @@ class TrackedStep:
     def open(self) -> AbstractContextManager[None]:
         """Keep the tool's process."""
         return self.toolbox.open()
+
+
+def ordered(revisions: list[dict[str, Any]], seen: list[str]) -> list[dict[str, Any]]:
+    """The revisions, each behind those it comes ``after``, and otherwise in the order of ``seen``."""
+    place = {name: number for number, name in enumerate(seen)}
+    facts = {place[one["revision"]]: one for one in revisions}
+    waiting = {
+        number: {place[name] for name in one["after"] if place.get(name) in facts} for number, one in facts.items()
+    }
+    ready = [number for number, others in waiting.items() if not others]
+    heapify(ready)
+    order: list[dict[str, Any]] = []
+    while ready:
+        done = heappop(ready)
+        order.append(facts[done])
+        for number, others in waiting.items():
+            if done in others:
+                others.remove(done)
+                if not others:
+                    heappush(ready, number)
+    return order

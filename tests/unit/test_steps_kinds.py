@@ -166,3 +166,14 @@ def test_files_that_are_no_dump_are_refused(root: Path, content: bytes, says: st
     """A dump is recognised by content, before the first test."""
     (root / "backup").write_bytes(content)
     assert says in refusal("dump:backup", root)
+
+
+@pytest.mark.parametrize(("entry", "library"), [("alembic:alembic.ini", "alembic"), ("django:conf", "django")])
+def test_missing_library_is_named(root: Path, monkeypatch: pytest.MonkeyPatch, entry: str, library: str) -> None:
+    """A step whose tool is not installed says which, and how to have it."""
+    (root / "alembic.ini").write_text("[alembic]\n")
+    (root / "conf.py").write_text("")
+    monkeypatch.setitem(sys.modules, library, None)
+    assert f"needs {library}, which is not installed: `pip install 'pytest-lakebranch[{library}]'`" in refusal(
+        entry, root
+    )

@@ -31,7 +31,7 @@ from pytest_lakebranch.providers.local import (
     storage,
 )
 from pytest_lakebranch.providers.local.compute import LocalCompute
-from pytest_lakebranch.providers.local.disk import spread, translated
+from pytest_lakebranch.providers.local.disk import file_time, spread, translated
 from pytest_lakebranch.providers.local.freeze import Backup, freeze, recover
 from pytest_lakebranch.providers.local.places import Places
 from pytest_lakebranch.providers.local.rewind.knowledge import learn
@@ -120,7 +120,9 @@ class LocalProvider:
         with translated(directory, f"building {name}", BaseError), self._removed_on_failure(directory):
             directory.mkdir(mode=0o700)
             self._fill(place, sealed)
+            filled = file_time(directory)
             server = self._servers.serve(name, place, building=True)
+            server.sealed_until = None if sealed is None else filled
             with stopped_on_failure(server):
                 if sealed is None:
                     names = {"user": self._settings.user, "database": self._settings.database}
@@ -155,7 +157,7 @@ class LocalProvider:
             cluster.set_superuser(local.server, self._settings.user, superuser=False)
             seal.check_reachable(local.endpoint)
             with translated(self._run_directory, "sealing the base", BaseError):
-                seal.bring_to_rest(local.server)
+                seal.bring_to_rest(local.server, since=local.server.sealed_until)
                 with self._taken_over(local):
                     return self._known(self._layers.commit(key, local.server.place.data))
         except BranchError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pytest_lakebranch.directories import remove_tree
 from pytest_lakebranch.errors import BaseError, LakebranchError
@@ -16,12 +16,20 @@ from pytest_lakebranch.providers.local.server import Server
 from pytest_lakebranch.providers.local.storage.tree import MADE_BY_SERVERS
 from pytest_lakebranch.waiting import Deadline, poll
 
+if TYPE_CHECKING:
+    import psycopg
+
 GRACE_SECONDS = 1.0
 """How long connections that a step has just closed may take to go away."""
 
 CLIENTS = """
 select format('%s (database %s, application %s): %s', pid, datname, nullif(application_name, ''), left(query, 120))
 from pg_stat_activity where backend_type in ('client backend', 'walsender') and pid <> pg_backend_pid()"""
+
+TABLES = """
+select format('%s.%I', relnamespace::regnamespace, relname), pg_relation_filepath(oid) from pg_class
+where relkind in ('r', 'm') and relpersistence <> 't'"""
+MANY = 200
 
 FINDINGS: tuple[tuple[str, str, str], ...] = (
     (
@@ -65,12 +73,12 @@ def check_quiet(server: Server) -> None:
         )
 
 
-def bring_to_rest(server: Server) -> None:
+def bring_to_rest(server: Server, *, since: int | None = None) -> None:
     """Leave nothing that a later SELECT would write, put everything in the data files, and stop.
 
-    The second VACUUM removes what ANALYZE left in pg_statistic.
+    ``since``: what was not written after this time, in nanoseconds, was at rest already.
     """
-    with_words(server, lambda: _vacuum_all(server))
+    with_words(server, lambda: _vacuum_all(server, since))
     server.stop_cleanly()
     if control_file.read(server.place.data).state != control_file.SHUT_DOWN:
         raise BaseError(f"{server.name} was not shut down cleanly:\n{server.log_tail()}")
@@ -78,15 +86,47 @@ def bring_to_rest(server: Server) -> None:
     strip(server.place.data)
 
 
-def _vacuum_all(server: Server) -> None:
+def _vacuum_all(server: Server, since: int | None) -> None:
     names = [row[0] for row in server.query("select datname from pg_database where datallowconn")]
     for name in names:
         with connect(server.endpoint(name), autocommit=True) as connection:
-            connection.execute("vacuum (freeze, analyze)")
-            connection.execute("vacuum (freeze)")
+            if since is None:
+                connection.execute("vacuum (freeze, analyze)")
+                connection.execute("vacuum (freeze)")  # removes what ANALYZE left in pg_statistic
+            else:
+                _vacuum_changed(connection, server, since)
     server.control.execute("checkpoint")
     for name in names:
         connect(server.endpoint(name)).close()  # makes the cache of the catalog as it is now
+
+
+def _vacuum_changed(connection: psycopg.Connection[Any], server: Server, since: int) -> None:
+    """The same for those tables whose files were written: a server may lose its statistics, a file keeps its time.
+
+    For all where there are partitions, whose parents have no file, or so many that it makes no difference.
+    """
+    partitioned = connection.execute("select from pg_partitioned_table limit 1").fetchone()
+    for options in ("freeze, analyze", "freeze"):
+        connection.execute("checkpoint")
+        changed = _written(connection, server, since)
+        what = "" if partitioned or len(changed) > MANY else ", ".join(changed)
+        if changed:
+            connection.execute(f"vacuum ({options}) {what}")
+
+
+def _written(connection: psycopg.Connection[Any], server: Server, since: int) -> list[str]:
+    """The tables, also of the catalog, that were written after this time, quoted; of a server that has flushed all."""
+    found = connection.execute(TABLES).fetchall()
+    return [name for name, path in found if _last_written(server.place.data / path) > since]
+
+
+def _last_written(file: Path) -> int:
+    """When the last of a relation's segments was written, in nanoseconds."""
+    last = file.stat().st_mtime_ns
+    number = 1
+    while (segment := Path(f"{file}.{number}")).exists():
+        last, number = max(last, segment.stat().st_mtime_ns), number + 1
+    return last
 
 
 def check_reachable(endpoint: Endpoint) -> None:

@@ -43,6 +43,8 @@ class Server:
     sockets: Path
     user_settings: Mapping[str, str]
     connection: psycopg.Connection[Any] | None = field(default=None)
+    sealed_until: int | None = None
+    """The time, in nanoseconds of the files' clock, when its files were still those of a layer; None for others."""
 
     @property
     def pid(self) -> int:

@@ -91,7 +91,7 @@ class Tool:
             raise RefusedError(f"there is no way from the beginning to {target}: {error}") from error
         places = {Path(script.path).parent for script in self._script.walk_revisions()}
         return {
-            "revisions": [_facts(script) for script in reversed(scripts)],
+            "revisions": [self._facts(script) for script in reversed(scripts)],
             "common": [str(Path(self._script.dir) / "env.py")],
             "watched": [
                 str(self._config.config_file_name),
@@ -99,6 +99,16 @@ class Tool:
                 *map(str, places),
                 *(str(script.path) for script in self._script.walk_revisions()),
             ],
+        }
+
+    def _facts(self, script: Script) -> dict[str, Any]:
+        before = (*script._versioned_down_revisions, *script._resolved_dependencies)
+        return {
+            "revision": script.revision,
+            "name": script.doc,
+            "path": str(script.path),
+            "after": sorted(before),
+            "reversible": _is_reversible(script.module),
         }
 
     def _only_head(self) -> str:
@@ -187,15 +197,6 @@ def _broken(told: list[warnings.WarningMessage]) -> list[str]:
 
 def _of(script: Script | None) -> str:
     return "" if script is None else Path(script.path).name
-
-
-def _facts(script: Script) -> dict[str, Any]:
-    return {
-        "revision": script.revision,
-        "name": script.doc,
-        "path": str(script.path),
-        "reversible": _is_reversible(script.module),
-    }
 
 
 def _is_reversible(module: Any) -> bool:

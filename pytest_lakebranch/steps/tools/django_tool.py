@@ -63,7 +63,7 @@ class Tool:
         order: list[Key] = []
         for leaf in loader.graph.leaf_nodes():
             order += [key for key in loader.graph.forwards_plan(leaf) if key not in order]
-        facts = [self._facts(loader.graph.nodes[key]) for key in order]
+        facts = [self._facts(loader.graph.nodes[key], loader.graph.node_map[key].parents) for key in order]
         handlers = self._handlers()
         common: list[str] = []
         return {
@@ -92,11 +92,12 @@ class Tool:
         return loader
 
     @staticmethod
-    def _facts(migration: Any) -> dict[str, Any]:
+    def _facts(migration: Any, parents: Any) -> dict[str, Any]:
         return {
             "revision": f"{migration.app_label}.{migration.name}",
             "name": migration.name.partition("_")[2],
             "path": inspect.getsourcefile(type(migration)),
+            "after": sorted(f"{app}.{name}" for app, name in (parent.key for parent in parents)),
             "reversible": all(operation.reversible for operation in migration.operations),
         }
 

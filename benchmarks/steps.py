@@ -1,0 +1,192 @@
+"""Migrations: finding a base among layers, adding one, a Django project, a dump."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from benchmarks.measure import Figure, median, milliseconds, provider, run_pytest, workplace
+from pytest_lakebranch.branches.base import Bases, Plan, Ticket
+from pytest_lakebranch.building import Builder
+from pytest_lakebranch.model import Endpoint
+from pytest_lakebranch.postgres.binaries import find
+from pytest_lakebranch.postgres.connect import conninfo
+from pytest_lakebranch.progress import Progress
+from pytest_lakebranch.providers.local.provider import LocalProvider
+from pytest_lakebranch.steps.kinds import parse
+from pytest_lakebranch.steps.notes import Notes
+from tests.contract.migration_projects import alembic_project, alembic_revision, django_migration, django_project
+
+MIGRATIONS = 500
+DJANGO_MIGRATIONS = 200
+ROUNDS = 7
+FAST = Path("/dev/shm")
+
+
+class Line:
+    """The engine without a host."""
+
+    broken = False
+
+    def __init__(self, made: LocalProvider) -> None:
+        self.bases = Bases(made, name=lambda: "base", rebuild=False)
+
+    def base(self, plan: Plan) -> tuple[str, Ticket | None, Path]:
+        """See HostClient."""
+        return self.bases.key(plan), self.bases.request("gw0", plan), find("auto").directory
+
+    def stepped(self, ticket: str, done: int, seconds: float) -> Endpoint:
+        """See HostClient."""
+        return self.bases.stepped(ticket, done, seconds)
+
+    def built(self, ticket: str) -> None:
+        """See HostClient."""
+        self.bases.finish(ticket)
+
+    def failed(self, ticket: str, message: str) -> None:
+        """See HostClient."""
+        self.bases.fail(ticket, message)
+
+
+def figures() -> Iterator[Figure]:
+    """All of this module."""
+    yield from incremental("sql", "sql:db", folder_of_sql)
+    yield from incremental("alembic", "alembic:alembic.ini", project_of_alembic)
+    yield from django()
+    yield from dump()
+
+
+def ensure(home: Path, root: Path, entry: str) -> float:
+    """Milliseconds until the base is there, as one worker of a new run has it."""
+    with provider(home, "auto") as made:
+        client: Any = Line(made)
+        began = time.perf_counter()
+        steps = [parse(entry, root=root, notes=Notes(home / "notes"))]
+        Builder(client, Progress(None), root, None).ensure(steps)
+        return (time.perf_counter() - began) * 1e3
+
+
+def incremental(name: str, entry: str, write: Any) -> Iterator[Figure]:
+    """The second run, and one migration more."""
+    with workplace(FAST) as home, workplace() as root:
+        write(root, range(1, MIGRATIONS + 1))
+        yield Figure(f"{name}: first build of {MIGRATIONS} migrations", ensure(home, root, entry) / 1e3, "s")
+        time.sleep(3)  # notes are trusted without reading files once these are older than two seconds
+        ensure(home, root, entry)
+        found = median([ensure(home, root, entry) for _ in range(ROUNDS)])
+        yield Figure(f"{name}: finding the base of {MIGRATIONS} migrations", found, "ms", 50)
+        added = []
+        for number in range(MIGRATIONS + 1, MIGRATIONS + 1 + ROUNDS):
+            write(root, range(number, number + 1))
+            added.append(ensure(home, root, entry))
+        yield Figure(f"{name}: one migration more, everything included", median(added), "ms", 300)
+
+
+def folder_of_sql(root: Path, numbers: range) -> None:
+    """Migrations as files of SQL."""
+    (root / "db").mkdir(exist_ok=True)
+    for number in numbers:
+        (root / "db" / f"V{number}__step.sql").write_text(f"CREATE TABLE t{number} (id int PRIMARY KEY, name text);\n")
+
+
+def project_of_alembic(root: Path, numbers: range) -> None:
+    """Migrations of Alembic."""
+    versions = root / "migrations" / "versions"
+    if not versions.exists():
+        alembic_project(root)
+    for number in numbers:
+        down = f"r{number - 1}" if number > 1 else None
+        alembic_revision(versions, f"r{number}", down, f"CREATE TABLE t{number} (id int PRIMARY KEY, name text)")
+
+
+def django() -> Iterator[Figure]:
+    """A project with 200 migrations under four workers: the first run against ``migrate``, and the second run."""
+    with workplace(FAST) as home, workplace() as root:
+        shop = django_project(root, "site_c", "shop") / "shop"
+        for number in range(1, DJANGO_MIGRATIONS + 1):
+            before = [("shop", f"{number - 1:04}_step")] if number > 1 else []
+            django_migration(
+                shop, f"{number:04}_step", before, f"CREATE TABLE t{number} (id int PRIMARY KEY, name text)"
+            )
+        (root / "pytest.ini").write_text(
+            "[pytest]\nlakebranch_base = django:site_c.settings\nlakebranch_env =\n    DB_HOST={host}\n"
+        )
+        (root / "test_it.py").write_text(
+            "import pytest\n@pytest.mark.parametrize('n', range(4))\ndef test_it(lakebranch_conn, n): ...\n"
+        )
+        once = migrate(root)
+        yield Figure(f"django: migrate of {DJANGO_MIGRATIONS} migrations by itself", once, "s")
+        empty_project(root / "empty")
+        run_pytest(root / "empty", "-q", "-n", "4", "test_it.py", home=home)
+        idle = (
+            median([milliseconds(lambda: run_pytest(root / "empty", "-q", "-n", "4", home=home)) for _ in range(3)])
+            / 1e3
+        )
+        first = milliseconds(lambda: run_pytest(root, "-q", "-n", "4", "test_it.py", home=home)) / 1e3
+        yield Figure("django: first run with 4 workers, over an empty base and migrate", first - idle - once, "s", 2)
+        time.sleep(3)
+        again = median(
+            [milliseconds(lambda: run_pytest(root, "-q", "-n", "4", "test_it.py", home=home)) for _ in range(3)]
+        )
+        yield Figure("django: second run with 4 workers, over one with an empty base", again / 1e3 - idle, "s", 1)
+
+
+def empty_project(root: Path) -> None:
+    """The same tests on a base without steps."""
+    root.mkdir()
+    (root / "pytest.ini").write_text("[pytest]\nlakebranch_env =\n    DB_HOST={host}\n")
+    (root / "test_it.py").write_text((root.parent / "test_it.py").read_text())
+
+
+def migrate(root: Path) -> float:
+    """Seconds that ``django-admin migrate`` takes on an empty branch."""
+    code = (
+        "import django, sys; from django.core.management import call_command; from django.db import connections;"
+        "django.setup(); connections.settings['default'].update(HOST=sys.argv[1], NAME='app', USER='postgres');"
+        "call_command('migrate', verbosity=0)"
+    )
+    with workplace(FAST) as home, provider(home, "auto") as made:
+        compute = made.build("migrate", None)
+        command = [str(python()), "-c", code, compute.endpoint.host]
+        environ = {**os.environ, "DJANGO_SETTINGS_MODULE": "site_c.settings"}
+        return milliseconds(lambda: subprocess.run(command, cwd=root, check=True, env=environ)) / 1e3
+
+
+def python() -> str:
+    """This interpreter."""
+    import sys
+
+    return sys.executable
+
+
+def dump() -> Iterator[Figure]:
+    """A custom dump of about a gigabyte: the step against pg_restore itself."""
+    with workplace(FAST) as home, workplace() as root, provider(home, "auto") as made:
+        programs = find("auto")
+        compute = made.build("source", None)
+        fill = (
+            "CREATE TABLE big{0} AS SELECT n AS id, md5(n::text) AS a, md5((n + 1)::text) AS b, now() AS at "
+            "FROM generate_series(1, 3000000) n; ALTER TABLE big{0} ADD PRIMARY KEY (id);"
+        )
+        where = conninfo(compute.endpoint)
+        for number in range(4):
+            subprocess.run([programs.program("psql"), "-qd", where, "-c", fill.format(number)], check=True)
+        archive = root / "big.dump"
+        subprocess.run([programs.program("pg_dump"), "-Fc", "-Z0", "-f", archive, "-d", where], check=True)
+        compute.discard(disposable=True)
+        yield Figure("dump: size of the archive", archive.stat().st_size / 1e6, "MB")
+        target = made.build("plain", None)
+        command = [programs.program("pg_restore"), "-j2", "-d", conninfo(target.endpoint), archive]
+        plain = milliseconds(lambda: subprocess.run(command, check=True))
+        target.discard(disposable=True)
+        target = made.build("step", None)
+        from pytest_lakebranch.steps.base import Workplace
+
+        step = parse("dump:big.dump", root=root)
+        ours = milliseconds(lambda: step.apply(Workplace(target.endpoint, programs, root)))
+        target.discard(disposable=True)
+        yield Figure("dump: restored by the step, in parts of pg_restore -j2", ours / plain, "x", 1.05)
