@@ -26,6 +26,11 @@ class Application:
     database: str = "app"
     variables: Callable[[Endpoint], Mapping[str, str]] = field(default=lambda _endpoint: {}, compare=False)
 
+    @property
+    def names(self) -> frozenset[str]:
+        """The variables that lead it to a database: what they say differs from process to process."""
+        return frozenset((*self.variables(self.at("")), "DATABASE_URL", "PGHOST", "PGPORT", "PGUSER", "PGDATABASE"))
+
     def at(self, host: str) -> Endpoint:
         """Where it connects when a server listens in the directory ``host``."""
         return Endpoint(host, PORT, self.user, self.database)

@@ -91,7 +91,7 @@ class Toolbox:
         if "refused" in answer:
             text = f"{self.inputs.label}: {answer['refused']}"
             raise (ConfigError if place is None else BaseError)(text)
-        failure = Failure(**answer["failed"])
+        failure = Failure(**{name: masked(text) for name, text in answer["failed"].items()})
         advice = hints.of_python(failure.message) or (hints.advice(failure.message, place) if place else "")
         raise base_error(self.inputs.label, failure, advice)
 

@@ -104,7 +104,8 @@ class TrackedStep:
         found = [facts["revision"] for facts in value["revisions"]]
         value["seen"] = list(dict.fromkeys([*(before or {}).get("seen", []), *found]))
         value["revisions"] = ordered(value["revisions"], value["seen"])
-        return value, paths, value.pop("variables", [])
+        ours = self.inputs.application.names
+        return value, paths, [name for name in value.pop("variables", []) if name not in ours]
 
     def fingerprint(self) -> str:
         """Of all units, in their order."""
