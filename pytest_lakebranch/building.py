@@ -121,8 +121,8 @@ class Builder:
             seconds = time.monotonic() - since
             at.took(count, seconds)
             place = replace(place, endpoint=self.client.stepped(ticket.id, before + at.done, seconds))
-        if is_divided(at.step):
-            amount = f"{at.units - first} of {at.units} migrations" if first else f"{at.units} migrations"
+        if at.units > 1:
+            amount = f"{at.units - first} of {at.units} units" if first else f"{at.units} units"
         self.progress.stepped(at.step.label, amount, at.spent)
         return place
 

@@ -178,7 +178,7 @@ def _spawned(kit: Kit, environ: dict[str, str], line: socket.socket, directory: 
     ours = str(Path(__file__).parents[2])
     with (directory / "output").open("wb") as output:
         return subprocess.Popen(
-            [sys.executable, "-m", kit.module, str(line.fileno())],
+            [sys.executable, "-P", "-m", kit.module, str(line.fileno())],
             cwd=kit.cwd,
             env={**environ, "PYTHONPATH": os.pathsep.join(filter(None, (ours, environ.get("PYTHONPATH"))))},
             stdin=subprocess.DEVNULL,
