@@ -42,9 +42,9 @@ class Line:
         """See HostClient."""
         return self.bases.key(plan), self.bases.request("gw0", plan), find("auto").directory
 
-    def stepped(self, ticket: str, done: int, seconds: float) -> Endpoint:
+    def stepped(self, ticket: str, done: int, seconds: float, *, keep: bool) -> Endpoint:
         """See HostClient."""
-        return self.bases.stepped(ticket, done, seconds)
+        return self.bases.stepped(ticket, done, seconds, keep=keep)
 
     def built(self, ticket: str) -> None:
         """See HostClient."""

@@ -14,7 +14,7 @@ from pytest_lakebranch.environment import Seat
 from pytest_lakebranch.model import Endpoint
 from pytest_lakebranch.postgres.binaries import find
 from pytest_lakebranch.progress import Progress
-from pytest_lakebranch.steps.base import Step, Workplace, is_divided, units_of
+from pytest_lakebranch.steps.base import Step, Unit, Workplace, is_divided, is_migration, units_of
 from pytest_lakebranch.steps.locks import watched
 
 BATCH_SECONDS = 0.5
@@ -34,7 +34,7 @@ class Tickets(Protocol):
     def base(self, plan: Plan) -> tuple[str, Ticket | None, Path]:
         """The key of a base, a ticket if the caller is to build it, and PostgreSQL's programs."""
 
-    def stepped(self, ticket: str, done: int, seconds: float) -> Endpoint:
+    def stepped(self, ticket: str, done: int, seconds: float, *, keep: bool = False) -> Endpoint:
         """Note progress; where the next unit works."""
 
     def built(self, ticket: str) -> None:
@@ -49,15 +49,26 @@ class _Progress:
     """How far a step is, and how many of its units to apply at once: one at first, then as many as seem to fit."""
 
     step: Step
-    units: int
+    units: Sequence[Unit]
     done: int
     size: int = 1
     spent: float = 0.0
 
     def next(self) -> int:
         """How many. The last one is applied by itself when those before took long: it is edited most often."""
-        left = self.units - self.done
-        return min(self.size, left - 1 if left > 1 and self.spent >= 2 * BATCH_SECONDS else left)
+        left = len(self.units) - self.done
+        alone = self.spent >= 2 * BATCH_SECONDS or self.ends_otherwise
+        return min(self.size, left - 1 if left > 1 and alone else left)
+
+    @property
+    def ends_otherwise(self) -> bool:
+        """Whether the last unit is none of the migrations that come before it: the next migration goes before it."""
+        return len(self.units) > 1 and not is_migration(self.units[-1])
+
+    @property
+    def is_before_end(self) -> bool:
+        """Whether the migrations are applied, and what follows them is not: here the next migration will begin."""
+        return self.ends_otherwise and self.done == len(self.units) - 1
 
     def took(self, count: int, seconds: float) -> None:
         """Note how long a batch took."""
@@ -103,11 +114,11 @@ class Builder:
     def _apply(self, steps: Sequence[Step], ticket: Ticket, place: Workplace) -> None:
         first = 0
         for step in steps:
-            units = len(units_of(step))
-            done = min(units, max(0, ticket.next - first))
-            if done < units:
+            units = units_of(step)
+            done = min(len(units), max(0, ticket.next - first))
+            if done < len(units):
                 place = self._finish(_Progress(step, units, done), ticket, place, before=first)
-            first += units
+            first += len(units)
 
     def _finish(self, at: _Progress, ticket: Ticket, place: Workplace, *, before: int) -> Workplace:
         """Apply what is left of a step, ``before`` which there were so many units; where the next one works."""
@@ -120,9 +131,11 @@ class Builder:
                 amount = _applied(at, count, place)
             seconds = time.monotonic() - since
             at.took(count, seconds)
-            place = replace(place, endpoint=self.client.stepped(ticket.id, before + at.done, seconds))
-        if at.units > 1:
-            amount = f"{at.units - first} of {at.units} units" if first else f"{at.units} units"
+            endpoint = self.client.stepped(ticket.id, before + at.done, seconds, keep=at.is_before_end)
+            place = replace(place, endpoint=endpoint)
+        units = len(at.units)
+        if units > 1:
+            amount = f"{units - first} of {units} units" if first else f"{units} units"
         self.progress.stepped(at.step.label, amount, at.spent)
         return place
 

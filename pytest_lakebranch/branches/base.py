@@ -73,12 +73,12 @@ class _Build:
     locks: ExitStack = field(default_factory=ExitStack)
     over: bool = False
 
-    def worked(self, done: int, seconds: float) -> bool:
+    def worked(self, done: int, seconds: float, *, keep: bool) -> bool:
         """Note work that led to ``done`` units; whether that is worth a layer of its own."""
         self.unsaved += seconds
         self.spent += seconds
         within = self.plan.within_step(done)
-        worth = self.unsaved >= max(CHECKPOINT_AFTER, SPARSE * self.spent if within else 0)
+        worth = keep or self.unsaved >= max(CHECKPOINT_AFTER, SPARSE * self.spent if within else 0)
         if worth:
             self.unsaved = 0.0
         if done < len(self.keys) - 1 and self.plan.labels[done] != self.plan.labels[done - 1]:
@@ -157,14 +157,15 @@ class Bases:
             found = self._provider.cached(key)
             return found or self._provider.seal(self._provider.build(self._name(), None), key)
 
-    def stepped(self, ticket: str, done: int, seconds: float) -> Endpoint:
+    def stepped(self, ticket: str, done: int, seconds: float, *, keep: bool = False) -> Endpoint:
         """Note that the first ``done`` units are applied, the last of them in ``seconds``; return where the next works.
 
+        ``keep``: what they led to gets a layer, however little time it took.
         Raises BaseError when they left something that cannot be sealed.
         """
         build, compute = self._held(ticket)
         self._provider.check_quiet(compute)
-        if build.worked(done, seconds):
+        if build.worked(done, seconds, keep=keep):
             with self._provider.building(build.keys[done]):
                 layer = self._provider.seal(compute, build.keys[done])
             compute = build.compute = self._provider.build(self._name(), layer)

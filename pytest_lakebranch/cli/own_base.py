@@ -30,8 +30,8 @@ class _OwnTickets:
     def base(self, plan: Plan) -> tuple[str, Ticket | None, Path]:
         return self.bases.key(plan), self.bases.request(WORKER, plan), self.programs
 
-    def stepped(self, ticket: str, done: int, seconds: float) -> Endpoint:
-        return self.bases.stepped(ticket, done, seconds)
+    def stepped(self, ticket: str, done: int, seconds: float, *, keep: bool = False) -> Endpoint:
+        return self.bases.stepped(ticket, done, seconds, keep=keep)
 
     def built(self, ticket: str) -> None:
         self.bases.finish(ticket)

@@ -55,9 +55,9 @@ class HostClient:
         ticket = Ticket(**{**stored, "endpoint": Endpoint(**stored["endpoint"])}) if stored else None
         return answer["key"], ticket, Path(answer["programs"])
 
-    def stepped(self, ticket: str, done: int, seconds: float) -> Endpoint:
+    def stepped(self, ticket: str, done: int, seconds: float, *, keep: bool = False) -> Endpoint:
         """Say that the first ``done`` steps are applied; learn where the next one works."""
-        return Endpoint(**self._call("stepped", ticket=ticket, done=done, seconds=seconds))
+        return Endpoint(**self._call("stepped", ticket=ticket, done=done, seconds=seconds, keep=keep))
 
     def built(self, ticket: str) -> None:
         """Say that all steps are applied; returns when the base is sealed."""

@@ -42,8 +42,8 @@ class Session:
         key = self._engine.bases.key(plan)
         return {"key": key, "ticket": asdict(ticket) if ticket else None, "programs": self._programs}
 
-    def _stepped(self, ticket: str, done: int, seconds: float) -> dict[str, Any]:
-        return asdict(self._engine.bases.stepped(ticket, done, seconds))
+    def _stepped(self, ticket: str, done: int, seconds: float, *, keep: bool) -> dict[str, Any]:
+        return asdict(self._engine.bases.stepped(ticket, done, seconds, keep=keep))
 
     def _built(self, ticket: str) -> None:
         self._engine.bases.finish(ticket)

@@ -52,11 +52,11 @@ class Line:
         self.first = None if ticket is None else ticket.next
         return self.bases.key(plan), ticket, self.programs
 
-    def stepped(self, ticket: str, done: int, seconds: float) -> Endpoint:
+    def stepped(self, ticket: str, done: int, seconds: float, *, keep: bool) -> Endpoint:
         """See HostClient; the time is made up."""
         units = done - (self.batches[-1] if self.batches else self.first or 0)
         self.batches.append(done)
-        return self.bases.stepped(ticket, done, units * SECONDS_EACH)
+        return self.bases.stepped(ticket, done, units * SECONDS_EACH, keep=keep)
 
     def built(self, ticket: str) -> None:
         """See HostClient."""
