@@ -17,10 +17,10 @@ from typing import Any, Literal, NamedTuple, get_args
 from pytest_lakebranch import amounts
 from pytest_lakebranch.errors import ConfigError
 
-Kind = Literal["text", "list", "flag"]
+Kind = Literal["text", "list", "flag", "number"]
 Rung = Literal["snapshot", "overlay", "reflink", "copy"]
 RUNGS: tuple[Rung, ...] = get_args(Rung)
-PROVIDERS = ("local",)
+PROVIDERS = ("local", "lakebase")
 LISTEN = ("unix", "tcp")
 REPORT_SUFFIXES = (".json", ".html")
 KEEP = ("failed", "always", "never")
@@ -101,6 +101,14 @@ TABLE: tuple[Row, ...] = (
         "10G",
         "SIZE",
     ),
+    Row("source", "text", "in the cloud: what all branches are forked from, projects/NAME[/branches/NAME]", "", "PATH"),
+    Row("branches", "number", "in the cloud: how many branches, each with a compute, a run may have", 20, "N"),
+    Row("requests", "number", "in the cloud: how many requests a minute; 0 is without limit", 0, "N"),
+    Row("deadline", "text", "in the cloud: how long to wait for a branch before that is an error", "5m", "SPAN"),
+    Row("ttl", "text", "in the cloud: after what time a branch expires when nobody renews it", "1h", "SPAN"),
+    Row("keep_template", "flag", "in the cloud: keep what the steps made for later runs, for at most a day", False),
+    Row("endpoint_port", "number", "in the cloud: the port of endpoints", 5432, "PORT"),
+    Row("endpoint_ca", "text", "in the cloud: certificates to trust at endpoints, instead of the system's", "", "FILE"),
     Row("home", "text", "state directory", "the user cache directory", "DIR"),
 )
 BY_NAME = {row.name: row for row in TABLE}
@@ -142,6 +150,14 @@ class Settings(NamedTuple):
     schema_diff: tuple[str, ...]
     schema_diff_from: str
     cache_size: str
+    source: str
+    branches: int
+    requests: int
+    deadline: str
+    ttl: str
+    keep_template: bool
+    endpoint_port: int
+    endpoint_ca: str
     home: str  # empty: the platform's user cache directory
     root: str
     sources: Mapping[str, str]
@@ -192,6 +208,7 @@ def resolve(*, options: Mapping[str, Any], environ: Mapping[str, str], ini: Mapp
         if source is not None:
             sources[row.name] = source
     values["home"] = str(root / Path(values["home"]).expanduser()) if "home" in sources else ""
+    values["endpoint_ca"] = str(root / Path(values["endpoint_ca"]).expanduser()) if values["endpoint_ca"] else ""
     settings = Settings(**values, root=str(root), sources=sources)
     _check(settings)
     return settings
@@ -233,12 +250,24 @@ def _parse(row: Row, raw: Any, source: str) -> Any:
         return _parse_flag(raw, source)
     if row.kind == "list":
         return _parse_list(raw, source)
+    if row.kind == "number":
+        return _parse_number(row, raw, source)
     text = str(raw).strip()
     if not text:
         raise ConfigError(f"{source} is set but empty. Give it a value or remove it ({row.help}).")
     if row.choices and text not in row.choices:
         raise ConfigError(f"{source}: {text!r} is not one of {', '.join(row.choices)}.")
     return text
+
+
+def _parse_number(row: Row, raw: Any, source: str) -> int:
+    text = str(raw).strip()
+    if not text:
+        raise ConfigError(f"{source} is set but empty. Give it a number or remove it ({row.help}).")
+    least = min(1, row.default)
+    if not text.isascii() or not text.isdigit() or int(text) < least:
+        raise ConfigError(f"{source}: {text!r} is no whole number from {least} on.")
+    return int(text)
 
 
 def _parse_flag(raw: Any, source: str) -> bool:
@@ -284,8 +313,9 @@ def _check(settings: Settings) -> None:
     _check_amount("keep_for", settings.keep_for, amounts.span)
     _check_suffixes("report", settings.report, REPORT_SUFFIXES)
     _check_suffixes("schema_diff", settings.schema_diff, DIFF_SUFFIXES)
-    _check_amount("lock_timeout", settings.lock_timeout, amounts.span)
     _check_amount("cache_size", settings.cache_size, amounts.size)
+    for name in ("lock_timeout", "deadline", "ttl"):
+        _check_amount(name, getattr(settings, name), amounts.span)
 
 
 def _check_identifier(row: Row, name: str) -> None:

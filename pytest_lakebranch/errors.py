@@ -5,6 +5,7 @@
     ├── MachineError     this machine lacks something: PostgreSQL, a storage rung, disk space, a right
     ├── BaseError        the base could not be built or sealed
     ├── BranchError      a branch could not be created, forked, reset or used
+    │   └── CloudError   the service that branches live at refused, failed or did not answer
     └── HostError        the host process cannot be reached or broke off
 
 Each carries one message for a person: what happened, where, what was tried, what to do.
@@ -34,10 +35,58 @@ class BranchError(LakebranchError):
     """A branch could not be created, forked, reset or used."""
 
 
+class CloudError(BranchError):
+    """A cloud's service refused, failed, or did not answer.
+
+    ``passing``: the same request may succeed later. ``unsure``: it may have been carried out all the same.
+    ``retry_after`` and ``waited`` are in seconds.
+    """
+
+    def __init__(  # noqa: PLR0913  (facts of one refusal, all named)
+        self,
+        message: str,
+        *,
+        status: int = 0,
+        code: str = "",
+        request_id: str = "",
+        retry_after: float | None = None,
+        hint: str = "",
+        passing: bool = False,
+        unsure: bool = False,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.status = status
+        self.code = code
+        self.request_id = request_id
+        self.retry_after = retry_after
+        self.hint = hint
+        self.passing = passing
+        self.unsure = unsure
+        self.doing = ""
+        self.waited = 0.0
+
+    @property
+    def brief(self) -> str:
+        """Status, code and message in a line."""
+        words = (str(self.status) if self.status else "", self.code)
+        return f"{' '.join(filter(None, words))}: {self.message}".removeprefix(": ")
+
+    def __str__(self) -> str:
+        """What was being done, what the service said, how long it was tried, and what to do."""
+        doing = f"{self.doing}: " if self.doing else ""
+        tried = f" (tried for {self.waited:.0f} s)" if self.waited >= 1 else ""
+        request = f" Request id: {self.request_id}." if self.request_id else ""
+        return f"{doing}{self.brief.rstrip('.')}{tried}.{request}{f' {self.hint}' if self.hint else ''}"
+
+    def __reduce__(self) -> tuple[type[BranchError], tuple[str]]:
+        """As a plain BranchError: across processes the text is what counts."""
+        return (BranchError, (str(self),))
+
+
 class HostError(LakebranchError):
     """The host process cannot be reached or broke off."""
 
 
-BY_NAME: dict[str, type[LakebranchError]] = {
-    kind.__name__: kind for kind in (LakebranchError, ConfigError, MachineError, BaseError, BranchError, HostError)
-}
+ERRORS = (LakebranchError, ConfigError, MachineError, BaseError, BranchError, CloudError, HostError)
+BY_NAME: dict[str, type[LakebranchError]] = {kind.__name__: kind for kind in ERRORS}

@@ -53,7 +53,11 @@ class TestLease:
 
     def _open_own(self, ends: ExitStack) -> None:
         branch = self._given = self._run.open(
-            "test", asker=self._item.nodeid, parent=self._parent(), disposable=self._wish.destructive
+            "test",
+            asker=self._item.nodeid,
+            parent=None if self._wish.at else self._parent(),
+            disposable=self._wish.destructive,
+            at=self._wish.at,
         )
         outcome.begin(self._run, self._item, branch)
         ends.callback(self._release, branch)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import sys
+from datetime import datetime
 from typing import Any, Literal, NamedTuple, get_args
 
 import pytest
@@ -11,12 +13,13 @@ from pytest_lakebranch.errors import ConfigError
 
 Isolation = Literal["test", "rollback", "worker", "run"]
 ISOLATIONS: tuple[Isolation, ...] = get_args(Isolation)
-SIGNATURE = 'lakebranch(*, isolation="test", destructive=False)'
+SIGNATURE = 'lakebranch(*, isolation="test", destructive=False, at=None)'
 LINES = (
     f'{SIGNATURE}: lease a branch for the test. isolation: "test" (fresh state), "rollback" (a transaction on the '
     'worker\'s branch), "worker" or "run" (a shared branch).',
     "destructive: the test may do anything to its database, and gets a disposable branch.",
 )
+POSITION = re.compile(r"[0-9A-Fa-f]{1,8}/[0-9A-Fa-f]{1,8}")
 PER_TEST = frozenset({"lakebranch", "lakebranch_conn", "lakebranch_url", "lakebranch_factory"})
 """Fixtures of one test: whoever asks for one has a lease."""
 WIDER = frozenset({"lakebranch_worker", "lakebranch_run"})
@@ -27,9 +30,10 @@ class Wish(NamedTuple):
 
     isolation: Isolation = "test"
     destructive: bool = False
+    at: str | None = None
 
 
-def lakebranch(*, isolation: Isolation = "test", destructive: bool = False) -> Wish:
+def lakebranch(*, isolation: Isolation = "test", destructive: bool = False, at: str | None = None) -> Wish:
     """The signature of the marker; raises ConfigError for values it does not take."""
     if isolation not in ISOLATIONS:
         raise ConfigError(f"isolation={isolation!r} is not one of {', '.join(map(repr, ISOLATIONS))}")
@@ -37,7 +41,27 @@ def lakebranch(*, isolation: Isolation = "test", destructive: bool = False) -> W
         raise ConfigError(f"destructive={destructive!r} is neither True nor False")
     if destructive and isolation != "test":
         raise ConfigError(f"a destructive test has a branch of its own: isolation={isolation!r} cannot be had with it")
-    return Wish(isolation, destructive)
+    _check_at(at, isolation)
+    return Wish(isolation, destructive, at)
+
+
+def _check_at(at: str | None, isolation: Isolation) -> None:
+    """A time must say where it is: a naive one means another moment on each machine."""
+    if at is None:
+        return
+    if isolation != "test":
+        raise ConfigError(f"a test with at= has a branch of its own: isolation={isolation!r} cannot be had with it")
+    if POSITION.fullmatch(str(at)):
+        return
+    try:
+        aware = datetime.fromisoformat(at).tzinfo is not None
+    except (TypeError, ValueError):
+        aware = False
+    if not aware:
+        raise ConfigError(
+            f"at={at!r} is neither a time with its zone, such as '2026-11-01T12:00Z', nor a position in the log, such "
+            "as '0/16B3748'"
+        )
 
 
 def wish_of(item: pytest.Item, *, in_use: bool) -> Wish | None:

@@ -17,7 +17,7 @@ def add_options(parser: pytest.Parser) -> None:
     group = parser.getgroup("lakebranch", "branches of a PostgreSQL database")
     for row in TABLE:
         group.addoption(row.flag, dest=row.ini, help=_help(row), **_action(row))
-        kind = {"text": "string", "list": "linelist", "flag": "bool"}[row.kind]
+        kind = {"text": "string", "number": "string", "list": "linelist", "flag": "bool"}[row.kind]
         parser.addini(row.ini, _help(row), type=kind, default=None)  # type: ignore[arg-type]
 
 
@@ -29,7 +29,7 @@ def _action(row: Row) -> dict[str, Any]:
 
 def _help(row: Row) -> str:
     choices = f" ({', '.join(row.choices)})" if row.choices else ""
-    default = f"; default: {row.default}" if row.default not in ((), False) else ""
+    default = f"; default: {row.default}" if row.default not in ((), False, "") else ""
     return f"{row.help}{choices}{default}".replace("%", "%%")
 
 

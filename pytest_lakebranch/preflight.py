@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from pytest_lakebranch.config import Settings
+from pytest_lakebranch.host.choice import facts
 from pytest_lakebranch.model import ProviderFacts
-from pytest_lakebranch.providers.local.facts import facts_of
 from pytest_lakebranch.state import State, sockets_root
 from pytest_lakebranch.steps.kinds import parse_all
 
@@ -16,4 +16,4 @@ def check(settings: Settings) -> ProviderFacts:
     """
     parse_all(settings.base, settings)
     sockets_root()
-    return facts_of(settings, State.at(settings.home).ensure())
+    return facts(settings, State.at(settings.home).ensure())

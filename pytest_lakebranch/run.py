@@ -111,7 +111,7 @@ class Run:
 
     # -- leases
 
-    def open(
+    def open(  # noqa: PLR0913  (all but the first are named)
         self,
         purpose: Purpose,
         *,
@@ -119,6 +119,7 @@ class Run:
         parent: Branch | None = None,
         disposable: bool = False,
         base: Sequence[str | Callable[..., object]] | None = None,
+        at: str | None = None,
     ) -> Branch:
         """A branch on lease; the caller releases it.
 
@@ -134,6 +135,7 @@ class Run:
                 parent=None if parent is None else parent.lease,
                 disposable=disposable,
                 present=purpose == "test",
+                at=at,
             )
             return Branch(self, self._host.lease(request), origin=parent or key)
 

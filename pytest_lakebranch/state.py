@@ -31,6 +31,8 @@ HOME_PATH_LIMIT = 800
 """Bytes of the state directory's path: a server takes 1023 for any of its files (MAXPGPATH, pg_config_manual.h)."""
 OWNER = "owner"
 SOCKET_NAME = ".s.PGSQL.5432"
+CLOUD_RECORD = "cloud.json"
+"""In the directory of a run that has branches in a cloud, until these are gone: who deletes them needs it."""
 PORT = 5432
 """Every compute uses this port number in a directory of its own, so that a URL differs by its directory only."""
 

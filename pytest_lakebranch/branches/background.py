@@ -10,16 +10,27 @@ from typing import Any
 
 
 class Background:
-    """A few threads, about one per processor, because starting a server is work for the processor."""
+    """A few threads, about one per processor, because starting a server is work for the processor.
 
-    def __init__(self) -> None:
+    Where it is not, but waiting, ``starts`` threads of their own wait for starts: ends never stand in line behind them.
+    """
+
+    def __init__(self, starts: int | None = None) -> None:
         self._threads = ThreadPoolExecutor(max(2, min(os.cpu_count() or 2, 8)), "lakebranch")
+        self._starting = self._threads if starts is None else ThreadPoolExecutor(starts, "lakebranch-start")
         self.troubles: list[str] = []
 
     def submit(self, work: Callable[..., None], *args: Any, **kwargs: Any) -> None:
         """Do ``work`` soon. An exception goes to :attr:`troubles`."""
+        self._submit(self._threads, work, *args, **kwargs)
+
+    def submit_start(self, work: Callable[..., None]) -> None:
+        """As :meth:`submit`, for a start."""
+        self._submit(self._starting, work)
+
+    def _submit(self, threads: ThreadPoolExecutor, work: Callable[..., None], *args: Any, **kwargs: Any) -> None:
         try:
-            self._threads.submit(work, *args, **kwargs).add_done_callback(self._note)
+            threads.submit(work, *args, **kwargs).add_done_callback(self._note)
         except RuntimeError:  # closed: the run is over, and the last things are done at once
             with self.noted():
                 work(*args, **kwargs)
@@ -43,4 +54,5 @@ class Background:
 
     def close(self) -> None:
         """Finish what was submitted."""
+        self._starting.shutdown(wait=True)
         self._threads.shutdown(wait=True)

@@ -137,7 +137,7 @@ class Bases:
         if ready is None:
             build.first, start = self._longest_prefix(build.keys)
             if build.first < len(build.plan.fingerprints):
-                build.compute = self._provider.build(self._name(), start)
+                build.compute = self._provider.build(self._name(), start, key=key)
                 return Ticket(key, build.first, build.compute.endpoint)
             ready = start
         self._settle(build, ready, steps=())
@@ -165,7 +165,7 @@ class Bases:
         """
         build, compute = self._held(ticket)
         self._provider.check_quiet(compute)
-        if build.worked(done, seconds, keep=keep):
+        if build.worked(done, seconds, keep=keep) and self._provider.layered:
             with self._provider.building(build.keys[done]):
                 layer = self._provider.seal(compute, build.keys[done])
             compute = build.compute = self._provider.build(self._name(), layer)

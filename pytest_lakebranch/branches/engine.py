@@ -18,6 +18,7 @@ from pytest_lakebranch.branches.keeping import Keeping
 from pytest_lakebranch.branches.lease import Loan, Request
 from pytest_lakebranch.branches.once import Once
 from pytest_lakebranch.branches.pool import Pool
+from pytest_lakebranch.branches.stock import stock_for
 from pytest_lakebranch.errors import BranchError
 from pytest_lakebranch.kept import Kept, open_command
 from pytest_lakebranch.ledger import Ledger
@@ -52,7 +53,8 @@ class Engine:
         self._numbers = itertools.count(1)
         self.bases = Bases(provider, name=self._name, rebuild=rebuild)
         self.once = Once()
-        self._background = Background()
+        self._background = Background(provider.at_a_time)
+        provider.when_short(self._give_way)
         self._lock = threading.Lock()
         self._pools: dict[str, Pool] = {}
         self._loans: dict[str, Loan] = {}
@@ -105,22 +107,33 @@ class Engine:
     @contextmanager
     def _where_from(self, request: Request) -> Iterator[tuple[Pool, str]]:
         if request.parent is None:
-            yield self._base_pool(request.base), "base"
+            yield self._base_pool(request.base, request.at), "base" if request.at is None else f"source@{request.at}"
             return
         parent = self._loan(request.parent)
         with parent.present(lambda at: self._pool(at, spares=1 if request.present else 0)) as pool:
             yield pool, parent.record.branch
 
-    def _base_pool(self, key: str) -> Pool:
+    def _base_pool(self, base: str, at: str | None) -> Pool:
+        key = base if at is None else f"{base}@{at}"
         with self._lock:
             if self._closed:
                 raise BranchError("the run is ending: no more branches are given out.")
             if key not in self._pools:
-                self._pools[key] = self._pool(self.bases.fork_point(key), spares=self._spares)
+                point = self.bases.fork_point(base) if at is None else self._provider.at(at)
+                self._pools[key] = self._pool(point, spares=self._spares if at is None else 0)
             return self._pools[key]
 
+    def _give_way(self) -> None:
+        """Somebody waits for room: throw away one spare, of whatever pool has one."""
+        with self._lock:
+            pools = list(self._pools.values()) + [loan.children for loan in self._loans.values() if loan.children]
+        for pool in pools:
+            if pool.shed():
+                return
+
     def _pool(self, at: ForkPoint, *, spares: int) -> Pool:
-        return Pool(self._provider, at, name=self._name, spares=spares, background=self._background)
+        stock = stock_for(self._provider, spares)
+        return Pool(self._provider, at, name=self._name, stock=stock, background=self._background)
 
     def release(self, lease: str, *, failed: str = "") -> LeaseEnd:
         """End a lease; ``failed`` tells how its test failed. Raises BranchError when there is none of this name."""

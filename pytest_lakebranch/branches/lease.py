@@ -23,6 +23,7 @@ Purpose = Literal["test", "worker", "run", "fixture", "fork"]
 class Request:
     """What a worker asks for. ``base`` is the key of a ready base; ``parent`` is a lease, None for the base itself.
 
+    ``at``: a time, or a position in the log, of the source that the base comes from.
     ``present``: spares of the parent's present state are kept, because tests will ask for it again.
     """
 
@@ -33,6 +34,7 @@ class Request:
     parent: str | None = None
     disposable: bool = False
     present: bool = False
+    at: str | None = None
 
 
 @dataclass(slots=True)

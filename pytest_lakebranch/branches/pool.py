@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from pytest_lakebranch.branches.background import Background
+from pytest_lakebranch.branches.stock import Stock
 from pytest_lakebranch.errors import BranchError, LakebranchError
 from pytest_lakebranch.kept import Kept
 from pytest_lakebranch.model import ForkPoint
@@ -18,19 +19,19 @@ ATTEMPTS = 3
 
 
 class Pool:
-    """Spares of one fork point, all started; ``spares`` of them are kept ready until the pool is retired.
+    """Spares of one fork point, all started; as many as ``stock`` says are kept ready until the pool is retired.
 
     Starts and stops happen on ``background``; :meth:`take` waits for a start only when no spare is idle. Once the pool
     is retired and nobody uses it any more, the provider forgets the fork point.
     """
 
     def __init__(
-        self, provider: Provider, at: ForkPoint, *, name: Callable[[], str], spares: int, background: Background
+        self, provider: Provider, at: ForkPoint, *, name: Callable[[], str], stock: Stock, background: Background
     ) -> None:
         self.at = at
         self._provider = provider
         self._name = name
-        self._spares = spares
+        self._stock = stock
         self._background = background
         self._changed = threading.Condition()
         self._idle: deque[Compute] = deque()
@@ -93,11 +94,13 @@ class Pool:
     def give_back(self, compute: Compute, *, reusable: bool, disposable: bool = False) -> None:
         """End a loan. A reusable branch becomes a spare again; another one is thrown away in the background."""
         with self._changed:
-            if reusable and not self._retired and len(self._idle) <= self._spares:
+            if reusable and not self._retired and self._stock.keeps(len(self._idle)):
                 self._lent -= 1
                 self._idle.append(compute)
                 self._changed.notify()
                 return
+            if not reusable:
+                self._stock.used_up()
         self._background.submit(self._discard, compute, disposable=disposable)
 
     def keep(self, compute: Compute, note: Kept) -> Kept:
@@ -108,6 +111,16 @@ class Pool:
             with self._changed:
                 self._lent -= 1
             self._forget_if_unused()
+
+    def shed(self) -> bool:
+        """Throw away one spare, because somebody else needs its room; False when there is none."""
+        with self._changed:
+            if not self._idle:
+                return False
+            compute = self._idle.popleft()
+            self._lent += 1
+        self._background.submit(self._discard, compute, disposable=False)
+        return True
 
     def retire(self) -> None:
         """Keep no spares from now on. Whoever holds the pool or has a branch of it may still take one."""
@@ -128,11 +141,12 @@ class Pool:
         self.retire()
 
     def _refill(self) -> None:
-        spares = 0 if self._retired else self._spares
-        wanted = 0 if self._closed else spares + self._waiting - len(self._idle) - self._starting
+        have = len(self._idle) + self._starting - self._waiting
+        spares = 0 if self._retired else self._stock.wanted(have)
+        wanted = 0 if self._closed else spares - have
         for _ in range(wanted):
             self._starting += 1
-            self._background.submit(self._start)
+            self._background.submit_start(self._start)
 
     def _start(self) -> None:
         """Start one branch; whatever goes wrong is told to somebody who waits."""

@@ -22,7 +22,7 @@ from typing import NamedTuple
 from pytest_lakebranch import kept
 from pytest_lakebranch.directories import remove_tree
 from pytest_lakebranch.processes import LINUX, Identity, maker_is_gone
-from pytest_lakebranch.state import OWNER, State, sockets_root
+from pytest_lakebranch.state import CLOUD_RECORD, OWNER, State, sockets_root
 from pytest_lakebranch.waiting import Deadline, poll
 
 YOUNG = 60.0
@@ -85,8 +85,16 @@ def _unfinished(state: State) -> list[Path]:
     return [*state.runs.glob(".*"), *state.home.glob(f"{TRIED}*")]
 
 
+def left_in_cloud(state: State) -> list[Path]:
+    """The directories of dead runs whose branches in a cloud are not known to be gone."""
+    return [path for path in _runs(state) if (path / CLOUD_RECORD).exists() and is_dead(path)]
+
+
 def _reap_run(path: Path) -> bool:
     with _locked_if_dead(path) as dead:
+        if dead and (path / CLOUD_RECORD).exists():
+            end_processes_in(path)
+            return False
         if dead:
             end_processes_in(path)
             _remove(

@@ -25,6 +25,16 @@ def command(commands: Commands, name: str, help: str, *, home: bool = True) -> a
     return made
 
 
+def provider(made: argparse.ArgumentParser) -> None:
+    """Declare ``--provider`` for a command that also knows a cloud."""
+    made.add_argument(
+        "--provider",
+        choices=("local", "lakebase"),
+        default="local",
+        help="lakebase: in the project of lakebranch_source, with the login of the environment",
+    )
+
+
 def size(text: str) -> int:
     """Bytes from a size such as ``500M`` or ``2G``."""
     return _said(amounts.size, text)

@@ -12,11 +12,16 @@ from pytest_lakebranch.cli import arguments, output
 def declare(commands: arguments.Commands) -> None:
     """Declare the command."""
     made = arguments.command(commands, "doctor", "say what was found, what branches cost here, and what would help")
+    arguments.provider(made)
     made.set_defaults(act=run)
 
 
 def run(parsed: Namespace) -> int:
     """Examine and print; the exit code says whether tests could run."""
+    if parsed.provider != "local":
+        from pytest_lakebranch.cli import cloud
+
+        return cloud.doctor(parsed)
     from dataclasses import asdict
 
     from pytest_lakebranch.cli.examination import examine

@@ -20,11 +20,16 @@ def declare(commands: arguments.Commands) -> None:
     """Declare the command."""
     made = arguments.command(commands, "ls", "list runs and their branches: running, left behind, kept")
     made.add_argument("--sizes", action="store_true", help="measure every branch, however long that takes")
+    arguments.provider(made)
     made.set_defaults(act=run)
 
 
 def run(parsed: Namespace) -> int:
     """Print the list."""
+    if parsed.provider != "local":
+        from pytest_lakebranch.cli import cloud
+
+        return cloud.list_branches(parsed)
     from pytest_lakebranch.cli.project import state
     from pytest_lakebranch.host.census import runs
 

@@ -35,6 +35,7 @@ def declare(commands: arguments.Commands) -> None:
     )
     made.add_argument("psql", nargs="*", metavar="ARGUMENT", help="after --: arguments for psql, such as -c 'SELECT 1'")
     made.add_argument("--print", action="store_true", help="print the URL instead, and wait until interrupted")
+    arguments.provider(made)
     made.set_defaults(act=run)
 
 
@@ -44,12 +45,23 @@ def run(parsed: Namespace) -> int:
     from pytest_lakebranch.cli.target import find
 
     here, home = project(parsed), state(parsed)
+    if parsed.provider != "local":
+        return _in_cloud(parsed, here.settings)
     target = find(parsed.target, project=here, state=home)
     check_version(target.sealed, target.settings)
     with arguments.ended_by_signals(), opened(target, target.settings, home) as endpoint:
         if parsed.print or parsed.json:
             return _print(parsed, endpoint, target.name)
         return _psql(endpoint, parsed.psql, target.settings)
+
+
+def _in_cloud(parsed: Namespace, settings: Settings) -> int:
+    from pytest_lakebranch.cli import cloud
+
+    with arguments.ended_by_signals(), cloud.opened(parsed) as (endpoint, path):
+        if parsed.print or parsed.json:
+            return _print(parsed, endpoint, path)
+        return _psql(endpoint, parsed.psql, settings)
 
 
 @contextlib.contextmanager

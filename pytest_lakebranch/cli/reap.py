@@ -12,11 +12,16 @@ def declare(commands: arguments.Commands) -> None:
     made = arguments.command(commands, "reap", "delete what dead runs left, and kept branches whose time is over")
     made.add_argument("--kept", action="store_true", help="delete all kept branches, also before their time")
     made.add_argument("--dry-run", action="store_true", help="say what would be deleted, and delete nothing")
+    arguments.provider(made)
     made.set_defaults(act=run)
 
 
 def run(parsed: Namespace) -> int:
     """Delete, or say what would be deleted."""
+    if parsed.provider != "local":
+        from pytest_lakebranch.cli import cloud
+
+        return cloud.reap(parsed)
     from pytest_lakebranch.branches.reaper import Reaped, dead_runs, reap
     from pytest_lakebranch.cli.project import state
     from pytest_lakebranch.kept import over

@@ -17,18 +17,17 @@ from typing import IO, Any
 
 from pytest_lakebranch.branches.engine import Engine, running
 from pytest_lakebranch.branches.keeping import Keeping
-from pytest_lakebranch.branches.reaper import reap
+from pytest_lakebranch.branches.reaper import left_in_cloud, reap
 from pytest_lakebranch.config import Settings
 from pytest_lakebranch.errors import HostError, LakebranchError
 from pytest_lakebranch.host import wire
+from pytest_lakebranch.host.choice import open_provider, programs, reap_cloud
 from pytest_lakebranch.host.run_directory import RunDirectory
 from pytest_lakebranch.host.session import Session
 from pytest_lakebranch.host.watch import Watch
 from pytest_lakebranch.ledger import Ledger
-from pytest_lakebranch.postgres.binaries import find
 from pytest_lakebranch.processes import Identity, import_ahead
 from pytest_lakebranch.providers.local.cache import tidy
-from pytest_lakebranch.providers.local.provider import LocalProvider
 from pytest_lakebranch.state import State, write_owner
 
 
@@ -159,10 +158,10 @@ def _serve(directory: RunDirectory, order: dict[str, Any], ready: Callable[[], N
         write_owner(directory.sockets, Identity.of(os.getpid()))
         settings = Settings.from_json(order["settings"])
         state = State.at(settings.home).ensure()
-        _reap(state, directory.path)
+        _reap(settings, state, directory.path)
         ledger = Ledger(directory.ledger)
         stack.callback(ledger.close)
-        provider = LocalProvider(settings, state=state, run_directory=directory.path, sockets=directory.sockets)
+        provider = open_provider(settings, state, directory)
         engine = Engine(
             provider,
             ledger,
@@ -175,16 +174,18 @@ def _serve(directory: RunDirectory, order: dict[str, Any], ready: Callable[[], N
         host = Host(
             directory,
             engine,
-            programs=str(find(settings.postgres).directory),
+            programs=programs(settings),
             controller=Identity(**order["controller"]),
         )
         stack.callback(host.close)
         host.serve(ready)
 
 
-def _reap(state: State, own: Path) -> None:
+def _reap(settings: Settings, state: State, own: Path) -> None:
     """What cannot be cleared of other runs is no reason not to start this one."""
     try:
+        if settings.provider != "local" and left_in_cloud(state):
+            reap_cloud(settings, state)
         reap(state, but=own)
         tidy(state.layers)
     except (OSError, LakebranchError):

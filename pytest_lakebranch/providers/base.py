@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Protocol
 
@@ -83,6 +84,32 @@ class Provider(Protocol):
     def root_key(self) -> str:
         """The key of the state before any step: everything but the steps that decides what a base contains."""
 
+    @property
+    def layered(self) -> bool:
+        """Whether the outcome of single steps can be sealed at little cost, and not only the finished base."""
+
+    @property
+    def start_seconds(self) -> float | None:
+        """About how long a start takes, where spares cost so much that they are kept only as tests use branches up;
+        None where they are cheap.
+        """
+
+    @property
+    def at_a_time(self) -> int | None:
+        """How many starts to have under way at most, where they are waiting and not work; None where they are work."""
+
+    @property
+    def room(self) -> int | None:
+        """How many more branches could be had at once; None where as many as are wanted."""
+
+    def when_short(self, short: Callable[[], None]) -> None:
+        """Have ``short`` called while a start waits for room: whoever keeps spares gives one back."""
+
+    def at(self, when: str) -> ForkPoint:
+        """The source as it was at a time (ISO 8601) or a position in its log; raises BranchError where that is unknown
+        from the start.
+        """
+
     def cached(self, key: str) -> ForkPoint | None:
         """The sealed state with this key, held against clean-up until :meth:`close`; None when there is none.
 
@@ -92,8 +119,11 @@ class Provider(Protocol):
     def building(self, key: str) -> AbstractContextManager[None]:
         """Exclude every other process of the machine from building ``key``; waits as long as it takes."""
 
-    def build(self, name: str, at: ForkPoint | None) -> Compute:
-        """A running branch for steps to work on, forked from ``at``, or empty; its role is a superuser meanwhile."""
+    def build(self, name: str, at: ForkPoint | None, *, key: str = "") -> Compute:
+        """A running branch for steps to work on, forked from ``at``, or empty; its role is a superuser meanwhile.
+
+        ``key`` is what the base will be sealed as, for whoever looks at the branch meanwhile.
+        """
 
     def check_quiet(self, compute: Compute) -> None:
         """Raise BaseError if a step left connections, prepared transactions or anything else that cannot be sealed."""

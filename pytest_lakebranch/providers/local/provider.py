@@ -88,6 +88,20 @@ class LocalProvider:
         """See Provider."""
         return facts.root_key(self._settings, self._binaries)
 
+    layered = True
+    start_seconds = None
+    at_a_time = None
+    room = None
+
+    def when_short(self, short: Callable[[], None]) -> None:
+        """See Provider. There is always room."""
+
+    def at(self, when: str) -> ForkPoint:
+        """See Provider."""
+        raise BranchError(
+            f"at={when!r}: the local provider keeps no history. Use it with lakebranch_provider=lakebase."
+        )
+
     # -- layers
 
     def cached(self, key: str) -> ForkPoint | None:
@@ -112,7 +126,7 @@ class LocalProvider:
 
     # -- building
 
-    def build(self, name: str, at: ForkPoint | None) -> Compute:
+    def build(self, name: str, at: ForkPoint | None, *, key: str = "") -> Compute:  # noqa: ARG002  (see Provider)
         """See Provider."""
         sealed = None if at is None else self._sealed_at(at)
         directory = self._run_directory / "building" / uuid.uuid4().hex[:12]

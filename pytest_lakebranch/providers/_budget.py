@@ -1,0 +1,98 @@
+"""How many branches a run may have at a time: what it was told, and what the service's refusals teach."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from pytest_lakebranch.errors import BranchError
+from pytest_lakebranch.waiting import Clock, Deadline
+
+LEARNT_FOR = 30.0
+"""Seconds during which a refusal is believed; then one more is tried, because others may have given something back."""
+LOOK_AGAIN = 1.0
+
+
+@dataclass(slots=True)
+class Budget:
+    """At most ``most`` branches at a time, for all workers together.
+
+    ``short`` is called, without our lock, when somebody waits: whoever keeps branches in stock may give some back.
+    """
+
+    most: int
+    clock: Clock = field(default_factory=Clock)
+    short: Callable[[], None] = field(default=lambda: None)
+    _taken: int = 0
+    _waiting: int = 0
+    _learnt: int | None = None
+    _learnt_until: float = 0.0
+    _why: str = ""
+    _closed: bool = False
+    _changed: threading.Condition = field(default_factory=threading.Condition)
+
+    @property
+    def room(self) -> int:
+        """How many more could be had at once, those that are waited for excepted."""
+        with self._changed:
+            return max(0, self._limit() - self._taken - self._waiting)
+
+    def _limit(self) -> int:
+        if self._learnt is not None and self.clock.now() >= self._learnt_until:
+            self._learnt, self._learnt_until = self._learnt + 1, self.clock.now() + LEARNT_FOR
+        return self.most if self._learnt is None else min(self.most, self._learnt)
+
+    def take(self, deadline: Deadline) -> None:
+        """Take one, when there is one; raises BranchError when there is none before the deadline."""
+        with self._changed:
+            self._waiting += 1
+        try:
+            while not self._try_to_take():
+                if self._closed:
+                    raise BranchError("the run is ending: no more branches are made.")
+                if deadline.passed:
+                    raise BranchError(self._reason(deadline))
+                self.short()
+                with self._changed:
+                    self._changed.wait(min(LOOK_AGAIN, max(deadline.left, 0.001)))
+        finally:
+            with self._changed:
+                self._waiting -= 1
+
+    def _try_to_take(self) -> bool:
+        with self._changed:
+            if self._closed or self._taken >= self._limit():
+                return False
+            self._taken += 1
+            return True
+
+    def _reason(self, deadline: Deadline) -> str:
+        learnt = f"; the service said: {self._why}" if self._why else ""
+        return (
+            f"there was no room for another branch within {deadline.seconds:.0f} s (lakebranch_deadline): "
+            f"{self._taken} of {self._limit()} are in use{learnt}. Run fewer workers, delete branches "
+            "(`lakebranch reap`), or raise lakebranch_branches if the project allows more."
+        )
+
+    def give_back(self) -> None:
+        """One that was taken is free again."""
+        with self._changed:
+            self._taken -= 1
+            self._changed.notify_all()
+
+    def refused(self, why: str) -> None:
+        """The service refused the one that was taken last, which is given back: there is room for no more now."""
+        with self._changed:
+            self._taken -= 1
+            self._learnt, self._learnt_until = self._taken, self.clock.now() + LEARNT_FOR
+            self._why = why
+            if self._taken == 0:  # others use it all: look again soon
+                self._learnt_until = self.clock.now() + LOOK_AGAIN
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Whoever waits is refused."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()

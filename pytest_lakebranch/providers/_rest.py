@@ -1,0 +1,259 @@
+"""Calls to a cloud's REST API: one client with retries that end, a rate that is kept, and errors a person can act on.
+
+Used by every cloud provider; knows none of them.
+"""
+
+from __future__ import annotations
+
+import logging
+import platform
+import random
+import re
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Any
+
+from pytest_lakebranch import __version__
+from pytest_lakebranch.errors import CloudError
+from pytest_lakebranch.providers._rate import Rate
+from pytest_lakebranch.waiting import Clock, Deadline
+
+if TYPE_CHECKING:
+    import httpx
+
+LOG = logging.getLogger("pytest_lakebranch.rest")
+USER_AGENT = f"pytest-lakebranch/{__version__} python/{platform.python_version()} os/{platform.system().lower()}"
+TRY_AGAIN = frozenset({429, 500, 502, 503, 504})
+"""Statuses after which the same request may succeed. Our requests may all be sent twice: names are fixed beforehand."""
+BUSY = re.compile(r"reconciliation|conflicting operations|operation in progress", re.IGNORECASE)
+"""In the message of a 409 or 423: the resource is busy, not ours to give up on."""
+FIRST_PAUSE, LONGEST_PAUSE = 0.2, 8.0
+CONNECT_SECONDS, ANSWER_SECONDS = 10.0, 60.0
+SHOWN = 300
+LOOK_AT = "Look at the host name (DATABRICKS_HOST), the network, and HTTPS_PROXY and NO_PROXY."
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request; ``doing`` says for a person what it is for."""
+
+    method: str
+    path: str
+    doing: str
+    query: Mapping[str, str] | None = None
+    body: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the API answered: the JSON object, and how many requests were sent before (0: the first one was answered).
+
+    ``unsure``: one of those may have been carried out although it was not answered.
+    """
+
+    body: dict[str, Any]
+    retries: int = 0
+    unsure: bool = False
+
+
+@dataclass(slots=True)
+class Client:
+    """Sends requests to ``host``, at most as many a minute as ``rate`` allows. May be used from several threads.
+
+    ``authorization`` gives the header for each request, anew where ``renew`` says that the former one was refused.
+    """
+
+    host: str
+    authorization: Callable[[bool], str]
+    rate: Rate
+    clock: Clock = field(default_factory=Clock)
+    calls: int = 0
+    _http: httpx.Client | None = None
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def call(self, request: Request, deadline: Deadline) -> Answer:
+        """Send a request until it is answered with success or a lasting failure; raises CloudError.
+
+        Tried again, as long as the deadline lets: what ``TRY_AGAIN`` and ``BUSY`` name, no connection, half an answer.
+        """
+        attempt, unsure, renew = 0, False, False
+        while True:
+            found = self._attempt(request, deadline, renew=renew)
+            if isinstance(found, dict):
+                return Answer(found, attempt, unsure)
+            found.doing, found.unsure = request.doing, unsure or found.unsure
+            if found.status == 401 and not renew:
+                renew = True
+                continue
+            self._pause(found, attempt, deadline)
+            attempt, unsure = attempt + 1, found.unsure
+
+    def _pause(self, failure: CloudError, attempt: int, deadline: Deadline) -> None:
+        """Wait before the next attempt; raises the failure when there is to be none."""
+        longest = min(LONGEST_PAUSE, FIRST_PAUSE * 2**attempt)
+        pause = longest * random.uniform(0.6, 1.4) if failure.retry_after is None else failure.retry_after  # noqa: S311
+        if not failure.passing or pause >= deadline.left:
+            failure.waited = deadline.seconds - deadline.left if attempt else 0.0
+            raise failure
+        LOG.info("%s: %s; again in %.1f s", failure.doing, failure.brief, pause)
+        if failure.status == 429:
+            self.rate.hold(pause)
+        self.clock.sleep(pause)
+
+    def _attempt(self, request: Request, deadline: Deadline, *, renew: bool) -> dict[str, Any] | CloudError:
+        """The JSON object of a success, or the error of a failure."""
+        import httpx
+
+        self.rate.wait(deadline)
+        self.calls += 1
+        headers = {"Authorization": self.authorization(renew)}
+        timeout = httpx.Timeout(min(ANSWER_SECONDS, max(deadline.left, 1.0)), connect=CONNECT_SECONDS)
+        what: dict[str, Any] = {"params": request.query, "json": request.body, "headers": headers, "timeout": timeout}
+        try:
+            response = self._client().request(request.method, request.path, **what)
+        except (httpx.TransportError, httpx.InvalidURL) as error:
+            return self._unreachable(error)
+        LOG.debug("%s %s %s: %d", request.method, request.path, dict(request.query or {}), response.status_code)
+        return _judged(response)
+
+    def _unreachable(self, error: Exception) -> CloudError:
+        import httpx
+
+        never_sent = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.UnsupportedProtocol)
+        return CloudError(
+            f"{self.host} does not answer: {type(error).__name__}: {error}".rstrip(": "),
+            hint=LOOK_AT,
+            passing=not isinstance(error, httpx.UnsupportedProtocol | httpx.InvalidURL),
+            unsure=not never_sent,
+        )
+
+    def _client(self) -> httpx.Client:
+        import httpx
+
+        with self._lock:
+            if self._http is None:
+                headers = {"User-Agent": USER_AGENT, "Accept": "application/json"}
+                self._http = httpx.Client(base_url=self.host, headers=headers, limits=httpx.Limits(max_connections=32))
+            return self._http
+
+    def close(self) -> None:
+        """Hang up. Idempotent; a call after it connects again."""
+        with self._lock:
+            if self._http is not None:
+                self._http.close()
+                self._http = None
+
+
+def _judged(response: httpx.Response) -> dict[str, Any] | CloudError:
+    if response.is_success:
+        try:
+            found = response.json() if response.content else {}
+        except ValueError:
+            found = None
+        if isinstance(found, dict):
+            return found
+        return CloudError(
+            f"the answer is no JSON object but {_shown(response)}",
+            status=response.status_code,
+            hint="Is a proxy in between, or is this not the API's host? Look at DATABRICKS_HOST and HTTPS_PROXY.",
+        )
+    return _refused(response)
+
+
+def _refused(response: httpx.Response) -> CloudError:
+    body = _object(response)
+    status = response.status_code
+    message = str(body.get("message") or body.get("error_description") or body.get("detail") or _shown(response))
+    code = str(body.get("error_code") or body.get("error") or body.get("code") or "")
+    details = [item for item in body.get("details") or [] if isinstance(item, dict)]
+    busy = status in (409, 423) and BUSY.search(message) is not None
+    return CloudError(
+        message,
+        status=status,
+        code=code,
+        request_id=_request_id(response, details),
+        retry_after=_retry_after(response, details),
+        hint=_hint(status, code, message, is_api=bool(body)),
+        passing=status in TRY_AGAIN or busy,
+        unsure=status in (500, 502, 503, 504),
+    )
+
+
+def _object(response: httpx.Response) -> dict[str, Any]:
+    try:
+        found = response.json()
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _shown(response: httpx.Response) -> str:
+    """The beginning of an answer that is no JSON object: the title of an HTML page, or its text."""
+    text = response.text.strip()
+    title = re.search(r"<title>(.*?)</title>", text, re.IGNORECASE | re.DOTALL)
+    said = title[1] if title else re.sub(r"<[^>]*>", " ", text)
+    kind = response.headers.get("content-type", "something")
+    return f"{kind}: {' '.join(said.split())[:SHOWN]}" if said else f"nothing ({kind})"
+
+
+def _request_id(response: httpx.Response, details: list[dict[str, Any]]) -> str:
+    named = (str(item["request_id"]) for item in details if item.get("request_id"))
+    return next(named, response.headers.get("x-request-id", ""))
+
+
+def _retry_after(response: httpx.Response, details: list[dict[str, Any]]) -> float | None:
+    """Seconds: of the header, which is a number or a date (RFC 9110, 10.2.3), or of a RetryInfo."""
+    header = response.headers.get("retry-after", "")
+    if header.strip().isdigit():
+        return float(header)
+    if header:
+        try:
+            return max(0.0, (parsedate_to_datetime(header) - datetime.now(UTC)).total_seconds())
+        except (ValueError, TypeError):
+            pass  # nonsense is no wish
+    delays = (re.fullmatch(r"(\d+(?:\.\d+)?)s", str(item.get("retry_delay", ""))) for item in details)
+    return next((float(found[1]) for found in delays if found), None)
+
+
+HINTS = {
+    400: "",
+    401: "The token is wrong, expired or of another workspace: look at DATABRICKS_TOKEN, or client id and secret.",
+    403: "The identity lacks the permission: branches are made and deleted by who CAN MANAGE the project.",
+    404: "Look at lakebranch_source and DATABRICKS_HOST: the name or the workspace is another one.",
+    407: "The proxy wants a login: look at HTTPS_PROXY.",
+    409: "",
+    429: "The API's rate limit: set lakebranch_requests to fewer a minute, or run fewer workers.",
+}
+
+
+def _hint(status: int, code: str, message: str, *, is_api: bool) -> str:
+    if not is_api and status != 429:
+        return (
+            "This does not look like the API's answer: is a proxy in between? Look at HTTPS_PROXY and DATABRICKS_HOST."
+        )
+    if is_quota(code, message):
+        return "Delete branches (`lakebranch reap`), run fewer workers, or set lakebranch_branches to what there is."
+    return HINTS.get(status, "It is the service's fault: try again later." if status >= 500 else "")
+
+
+def is_quota(code: str, message: str) -> bool:
+    """Whether a refusal says that there is too much of something."""
+    return "QUOTA" in code or code == "RESOURCE_LIMIT_EXCEEDED" or re.search(r"limit of|quota", message) is not None
+
+
+def fetch(method: str, url: str, **options: Any) -> dict[str, Any]:
+    """The JSON object at a URL, without authorization of ours; raises CloudError. For signing in."""
+    import httpx
+
+    try:
+        response = httpx.request(method, url, headers={"User-Agent": USER_AGENT}, timeout=CONNECT_SECONDS, **options)
+    except (httpx.TransportError, httpx.InvalidURL) as error:
+        raise CloudError(f"{url} does not answer: {type(error).__name__}: {error}".rstrip(": "), hint=LOOK_AT) from None
+    found = _judged(response)
+    if isinstance(found, CloudError):
+        found.doing = f"signing in at {url}"
+        raise found
+    return found

@@ -1,0 +1,1 @@
+"""Databricks Lakebase: branches in a project of theirs, over its REST API and its PostgreSQL endpoints."""

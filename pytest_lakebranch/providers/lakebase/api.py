@@ -1,0 +1,164 @@
+"""The calls of the Lakebase API that we make: ``/api/2.0/postgres`` and who we are."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import quote
+
+from pytest_lakebranch.errors import CloudError
+from pytest_lakebranch.providers._rest import Answer, Client, Request
+from pytest_lakebranch.providers.lakebase.names import Guard
+from pytest_lakebranch.waiting import Deadline
+
+ROOT = "/api/2.0/postgres"
+ME = "/api/2.0/preview/scim/v2/Me"
+PAGE = "100"
+CREDENTIAL_SECONDS = 3600
+READ_WRITE = "ENDPOINT_TYPE_READ_WRITE"
+AWAKE = ("ACTIVE", "IDLE")
+SMALLEST_CU = 0.5
+SUSPEND_SECONDS = 60
+"""The shortest time after which an idle compute may be suspended."""
+TTL_CAP = "exceeds the maximum expiration time"
+View = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """An endpoint of a branch that can be dialled."""
+
+    endpoint: str
+    host: str
+    is_small: bool
+
+
+@dataclass(slots=True)
+class Api:
+    """One project. ``patience`` is how long a call may take in all, in seconds, where no deadline is given."""
+
+    client: Client
+    project: str
+    patience: float
+    guard: Guard
+    now: Callable[[], float] = field(default=time.time)
+
+    def _call(self, method: str, path: str, doing: str, deadline: Deadline | None = None, **more: Any) -> Answer:
+        request = Request(method, f"{ROOT}/{quote(path, safe='/=')}", doing, **more)
+        return self.client.call(request, deadline or Deadline(self.patience, self.client.clock))
+
+    # -- reading
+
+    def get_project(self) -> View:
+        """The project's status."""
+        found = self._call("GET", self.project, f"reading {self.project}").body
+        return dict(found.get("status") or found.get("spec") or {})
+
+    def branches(self) -> Iterator[View]:
+        """All branches, deleted ones excepted."""
+        query = {"page_size": PAGE}
+        while True:
+            answer = self._call("GET", f"{self.project}/branches", f"listing branches of {self.project}", query=query)
+            yield from answer.body.get("branches") or []
+            token = answer.body.get("next_page_token")
+            if not token:
+                return
+            query = {"page_size": PAGE, "page_token": str(token)}
+
+    def branch(self, path: str, deadline: Deadline | None = None) -> View:
+        """One branch."""
+        return self._call("GET", path, f"reading {path}", deadline).body
+
+    def operation(self, name: str, deadline: Deadline) -> View:
+        """How an operation stands: ``done``, ``error``."""
+        return self._call("GET", name, "awaiting an operation", deadline).body
+
+    def host_of(self, path: str, deadline: Deadline) -> Host | None:
+        """The branch's endpoint for reading and writing; None while it is on its way."""
+        try:
+            answer = self._call("GET", f"{path}/endpoints", f"reading the endpoints of {path}", deadline)
+        except CloudError as error:
+            if error.status == 404:
+                return None
+            raise
+        for endpoint in answer.body.get("endpoints") or []:
+            status = endpoint.get("status") or {}
+            host = (status.get("hosts") or {}).get("host")
+            if status.get("endpoint_type") == READ_WRITE and host and status.get("current_state") in AWAKE:
+                return Host(str(endpoint["name"]), str(host), _is_small(status))
+        return None
+
+    def credential(self, endpoint: str, deadline: Deadline) -> str:
+        """A token with which to log in at an endpoint, good for ``CREDENTIAL_SECONDS``."""
+        body = {"endpoint": endpoint, "ttl": f"{CREDENTIAL_SECONDS}s"}
+        found = self._call("POST", "credentials", f"fetching a credential for {endpoint}", deadline, body=body).body
+        if not found.get("token"):
+            raise CloudError("the answer has no token", hint="Is DATABRICKS_HOST a Databricks workspace?")
+        return str(found["token"])
+
+    # -- changing, and only what is ours
+
+    def create(self, branch_id: str, spec: Mapping[str, Any], deadline: Deadline) -> str:
+        """Create a branch; the name of its operation, empty for one that a former attempt of ours had created.
+
+        An attempt that failed on our side may have landed: the name is ours alone, so what has it is what was asked.
+        """
+        self._check(f"{self.project}/branches/{branch_id}")
+        doing = f"creating branch {branch_id}"
+        more: dict[str, Any] = {"query": {"branch_id": branch_id}, "body": {"spec": dict(spec)}}
+        try:
+            answer = self._call("POST", f"{self.project}/branches", doing, deadline, **more)
+        except CloudError as error:
+            if error.status == 409 and error.unsure:
+                return ""
+            if error.status == 409:
+                error.hint = "The name is taken by a branch that this run did not make. Start the run again."
+            raise
+        return str(answer.body.get("name", ""))
+
+    def set_expiration(self, path: str, expiration: Mapping[str, Any]) -> str:
+        """Give a branch another end: ``ttl`` or ``no_expiry``; the name of the operation that does it."""
+        self._check(path)
+        more: dict[str, Any] = {"query": {"update_mask": "spec.expiration"}, "body": {"spec": dict(expiration)}}
+        return str(self._call("PATCH", path, f"changing the expiration of {path}", **more).body.get("name", ""))
+
+    def make_small(self, endpoint: str) -> None:
+        """The smallest compute, suspended as early as may be."""
+        self._check(endpoint.partition("/endpoints/")[0])
+        spec = {
+            "autoscaling_limit_min_cu": SMALLEST_CU,
+            "autoscaling_limit_max_cu": SMALLEST_CU,
+            "suspend_timeout_duration": f"{SUSPEND_SECONDS}s",
+        }
+        mask = "spec.autoscaling_limit_min_cu,spec.autoscaling_limit_max_cu,spec.suspension"
+        self._call("PATCH", endpoint, f"resizing {endpoint}", query={"update_mask": mask}, body={"spec": spec})
+
+    def delete(self, path: str, *, status: Mapping[str, Any] | None = None) -> None:
+        """Delete a branch for good; one that is gone is fine."""
+        self._check(path, status)
+        try:
+            self._call("DELETE", path, f"deleting {path}", query={"purge": "true"})
+        except CloudError as error:
+            if error.status != 404:
+                raise
+
+    def _check(self, path: str, status: Mapping[str, Any] | None = None) -> None:
+        self.guard.check(path, status, now=self.now())
+
+
+def _is_small(status: Mapping[str, Any]) -> bool:
+    suspend = re.fullmatch(r"(\d+)(?:\.0*)?s", str(status.get("suspend_timeout_duration", "")))
+    largest = status.get("autoscaling_limit_max_cu")
+    small = largest is not None and float(largest) <= SMALLEST_CU
+    return small and suspend is not None and int(suspend[1]) <= SUSPEND_SECONDS
+
+
+def identity(client: Client, patience: float) -> str:
+    """The user name, or for a service principal its application id: also the name of its PostgreSQL role."""
+    found = client.call(Request("GET", ME, "asking who we are"), Deadline(patience, client.clock)).body
+    if not found.get("userName"):
+        raise CloudError("the answer has no userName", hint="Is DATABRICKS_HOST a Databricks workspace?")
+    return str(found["userName"])

@@ -1,0 +1,282 @@
+"""A Lakebase branch that can be logged in to, reached through a unix socket of ours."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from pytest_lakebranch.errors import BranchError
+from pytest_lakebranch.kept import Kept
+from pytest_lakebranch.model import Endpoint, ForkPoint
+from pytest_lakebranch.postgres.connect import connect
+from pytest_lakebranch.postgres.forwarder import Forwarder, listen_in
+from pytest_lakebranch.providers.lakebase.api import SUSPEND_SECONDS
+from pytest_lakebranch.providers.lakebase.upstream import Door
+from pytest_lakebranch.state import PORT
+from pytest_lakebranch.waiting import Deadline, poll
+
+if TYPE_CHECKING:
+    import psycopg
+
+STATE = """select pg_snapshot_xmax(pg_current_snapshot())::text, (select count(*) from pg_prepared_xacts),
+    (select count(*) from pg_replication_slots)"""
+POSITION = "select pg_current_wal_insert_lsn()::text"
+LIVING = "select count(*) from pg_stat_activity where pid = any(%s)"
+END = "select pg_terminate_backend(pid) from pg_stat_activity where pid = any(%s)"
+LEAVE_SECONDS, END_SECONDS = 2.0, 10.0
+MAINTENANCE = "postgres"
+"""The database of our own connection: tests drop theirs."""
+
+
+class State(NamedTuple):
+    """What moves when anything is written that another test could see: the next transaction's number, and what has
+    none.
+    """
+
+    xid: str
+    prepared: int
+    slots: int
+
+    def difference(self, later: State) -> str | None:
+        """What was written until ``later``; None when nothing was."""
+        if later.xid != self.xid:
+            return f"wrote in {int(later.xid) - int(self.xid)} transactions"
+        return None if later == self else "prepared transactions or replication slots"
+
+
+class Owner(Protocol):
+    """What a compute needs of the provider that started it."""
+
+    def fork_point(self, compute: LakebaseCompute, position: str) -> ForkPoint:
+        """Where branches of the compute's present start, which is at this position of its log."""
+
+    def leave(self, compute: LakebaseCompute, until: float) -> None:
+        """Let the branch live until then (seconds since 1970), and have nothing to do with it any more.
+
+        Raises BranchError; then it is deleted.
+        """
+
+    def take_back(self, compute: LakebaseCompute) -> None:
+        """Delete the branch, when nothing is forked from it any more. Idempotent."""
+
+
+@dataclass(eq=False, slots=True)
+class LakebaseCompute:
+    """See Compute. ``path`` is the branch's, ``unlogged`` says that its base has sequences that leave no trace."""
+
+    owner: Owner
+    name: str
+    path: str
+    door: Door
+    sockets: Path
+    user: str
+    dbname: str
+    unlogged: bool = False
+    _forwarder: Forwarder = field(init=False)
+    _control: psycopg.Connection[Any] | None = None
+    _mark: State | None = None
+    _seen: State | None = None
+    _frozen: tuple[ForkPoint, State] | None = None
+    _heard: float = 0.0
+    _leased: bool = False
+    _closed: bool = False
+    _lock: threading.RLock = field(default_factory=threading.RLock)
+
+    def __post_init__(self) -> None:
+        self.sockets.mkdir(mode=0o700)
+        self._forwarder = Forwarder(listen_in(self.sockets), self.door, name=f"branch {self.name}")
+        self._forwarder.open()
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """See Compute."""
+        return Endpoint(str(self.sockets), PORT, self.user, self.dbname)
+
+    @property
+    def admin(self) -> Endpoint:
+        """See Compute. The role that the branch's API identity has: as near to a superuser as the service has."""
+        return Endpoint(str(self.sockets), PORT, self.door.identity, self.dbname)
+
+    @property
+    def maintenance(self) -> Endpoint:
+        """Where roles and databases are made: as the branch's API identity, and not in the tests' database."""
+        return Endpoint(str(self.sockets), PORT, self.door.identity, MAINTENANCE)
+
+    @property
+    def has_clients(self) -> bool:
+        """Whether anybody but us is connected."""
+        return self._forwarder.remain(self._own_pid())
+
+    # -- our own connection
+
+    def open_control(self) -> None:
+        """Log in, which the endpoint may refuse for a while; raises psycopg.OperationalError."""
+        self._control = connect(self.maintenance, autocommit=True)
+        self._heard = time.monotonic()
+        self.door.is_broken = self._is_cut_off
+
+    def _is_cut_off(self) -> bool:
+        """Whether our own connection was ended from the other side while its server had no time to be suspended."""
+        return self._is_ended() and time.monotonic() - self._heard < SUSPEND_SECONDS
+
+    def _is_ended(self) -> bool:
+        """Whether our own connection has the end, or the server's last words, to read."""
+        control = self._control
+        if control is None or control.closed:
+            return False
+        with socket.socket(fileno=os.dup(control.fileno())) as line:
+            try:
+                return line.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) in (b"", b"E")
+            except OSError:  # nothing to read, as it should be
+                return False
+
+    def rest(self) -> None:
+        """Close our own connection, so that the endpoint can be suspended; the next lease opens it again."""
+        with self._lock:
+            control, self._control = self._control, None
+        if control is not None:
+            control.close()
+
+    def rest_if_idle(self, seconds: float) -> None:
+        """As :meth:`rest`, when nobody has the branch on lease and nothing was asked for this long."""
+        with self._lock:
+            if not self._leased and time.monotonic() - self._heard > seconds:
+                self.rest()
+
+    def _query(self, sql: str, *args: object) -> tuple[Any, ...]:
+        with self._lock:
+            if self._closed:
+                raise BranchError(f"branch {self.name} has been given back.")
+            if self._is_ended() and not self._is_cut_off():
+                self.rest()
+            if self._control is None:
+                self.open_control()
+            assert self._control is not None  # noqa: S101  (opened above)
+            row = self._control.execute(sql, args or None).fetchone()
+            self._heard = time.monotonic()
+        return tuple(row or ())
+
+    def _state(self) -> State:
+        return State(*self._query(STATE))
+
+    # -- the lease
+
+    def mark(self) -> None:
+        """See Compute."""
+        import psycopg
+
+        try:
+            state = self._state()
+        except psycopg.Error as error:
+            raise BranchError(f"branch {self.name} takes no connection: {_line(error)}") from error
+        if self._seen is not None and state != self._seen:
+            raise BranchError(f"branch {self.name} was written to while nobody had it on lease")
+        self._mark = self._seen = state
+        self._leased = True
+
+    def end_connections(self, *, but: frozenset[int] = frozenset()) -> int:
+        """See Compute."""
+        import psycopg
+
+        spared = but | self._own_pid()
+        pids = list(self._forwarder.pids - spared)
+        count = self._forwarder.cut(spared)
+        try:
+            if pids and not self._have_left(pids, LEAVE_SECONDS):
+                self._query(END, pids)
+                if not self._have_left(pids, END_SECONDS):
+                    raise BranchError(f"branch {self.name}: a client's session cannot be ended")
+        except psycopg.Error:
+            return count  # the server is gone: change() will say so
+        return count
+
+    def _have_left(self, pids: list[int], seconds: float) -> bool:
+        gone = poll(lambda: None if self._query(LIVING, pids)[0] else True, deadline=Deadline(seconds), every=0.002)
+        return gone is not None
+
+    def _own_pid(self) -> frozenset[int]:
+        control = self._control
+        return frozenset() if control is None or control.closed else frozenset([control.info.backend_pid])
+
+    def change(self) -> str | None:
+        """See Compute. The service's own writes may be taken for a client's, never the other way round."""
+        import psycopg
+
+        self._leased = False
+        reasons = (
+            (self._mark is None, "no lease has begun"),
+            (self.has_clients, "a client is connected"),
+            (self.unlogged, "unlogged sequences"),
+            (self._is_cut_off(), "its server crashed"),
+        )
+        reason = next((reason for holds, reason in reasons if holds), None)
+        if reason is not None or self._mark is None:
+            return reason
+        try:
+            self._seen = self._state()
+        except psycopg.Error as error:
+            return f"its server cannot be reached: {_line(error)}"
+        return self._mark.difference(self._seen)
+
+    def death(self) -> str | None:
+        """See Compute."""
+        return "its server crashed" if self._is_cut_off() else None
+
+    def keep(self, note: Kept) -> Kept:
+        """See Compute. The branch stays in the project until its time has passed, and expires then."""
+        self.close()
+        self.owner.leave(self, note.until)
+        return note
+
+    def rewind(self) -> str | None:
+        """See Compute."""
+        return "a branch in the cloud cannot be put back in place"
+
+    def fork_point(self) -> ForkPoint:
+        """See Compute."""
+        import psycopg
+
+        try:
+            before = self._state()
+            if self._frozen is not None and self._frozen[1] == before:
+                return self._frozen[0]
+            position = str(self._query(POSITION)[0])
+        except psycopg.Error as error:
+            raise BranchError(f"branch {self.name} cannot be forked: {_line(error)}") from error
+        self._frozen = (self.owner.fork_point(self, position), before)
+        return self._frozen[0]
+
+    def is_still(self, at: ForkPoint) -> bool:
+        """Whether the present is what was frozen as ``at``."""
+        import psycopg
+
+        try:
+            return self._frozen is not None and self._frozen[0] == at and self._state() == self._frozen[1]
+        except psycopg.Error:
+            return False
+
+    def discard(self, *, disposable: bool = False) -> None:  # noqa: ARG002  (nothing of a branch is used again)
+        """See Compute. The branch is deleted in the background."""
+        self.close()
+        self.owner.take_back(self)
+
+    def close(self) -> None:
+        """Take no more clients, and hang up. Idempotent."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+        self.rest()
+        self._forwarder.close()
+        shutil.rmtree(self.sockets, ignore_errors=True)
+
+
+def _line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

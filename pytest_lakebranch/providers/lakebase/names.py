@@ -1,0 +1,84 @@
+"""The names of our branches, and who may do away with a branch: nobody but its owner, until its death date.
+
+``lakebranch-OWNER-RUN-TAG-xYYMMDDHHMM``: whose it is, the run that made it, what it is in the run (``b7``; ``t`` and
+the beginning of a fingerprint for a template), and the minute (UTC) from which anybody may delete it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from pytest_lakebranch.errors import BranchError
+
+GRAMMAR = re.compile(r"lakebranch-([a-z0-9]{1,12})-([0-9a-f]{8})-([a-z][a-z0-9]{0,12})-x([0-9]{10})")
+STAMP = "%y%m%d%H%M"
+GRACE = 3600.0
+"""Seconds after its death date from which a branch of another owner may go: clocks differ."""
+
+
+@dataclass(frozen=True, slots=True)
+class Name:
+    """A branch's name, taken apart. ``dies`` is in seconds since 1970."""
+
+    owner: str
+    run: str
+    tag: str
+    dies: float
+
+    def __str__(self) -> str:
+        """The branch's id: at most 63 characters of ``[a-z0-9-]``."""
+        return f"lakebranch-{self.owner}-{self.run}-{self.tag}-x{datetime.fromtimestamp(self.dies, UTC):{STAMP}}"
+
+
+def parse(branch_id: str) -> Name | None:
+    """A name of our grammar; None for any other."""
+    found = GRAMMAR.fullmatch(branch_id)
+    if found is None:
+        return None
+    try:
+        dies = datetime.strptime(found[4], STAMP).replace(tzinfo=UTC).timestamp()
+    except ValueError:
+        return None
+    return Name(found[1], found[2], found[3], dies)
+
+
+def owner_of(identity: str) -> str:
+    """The owner's word in names: recognisable, and different for different identities."""
+    word = re.sub(r"[^a-z0-9]", "", identity.lower().partition("@")[0])[:6]
+    return f"{word}{hashlib.sha256(identity.encode()).hexdigest()[:6]}"
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """Lets pass what may be changed or deleted by ``owner`` in ``project``, and refuses all else before any call."""
+
+    project: str
+    owner: str
+
+    def check(self, path: str, status: Mapping[str, Any] | None = None, *, now: float) -> Name:
+        """The name of a branch that may go. ``status`` is what the API says of it, None where nobody asked.
+
+        Raises BranchError.
+        """
+        prefix = f"{self.project}/branches/"
+        name = parse(path.removeprefix(prefix)) if path.startswith(prefix) else None
+        reason = self._reason(name, status or {}, now)
+        if name is None or reason is not None:
+            raise BranchError(f"{path} is not touched: {reason}.")
+        return name
+
+    def _reason(self, name: Name | None, status: Mapping[str, Any], now: float) -> str | None:
+        if name is None:
+            return "its name is none that pytest-lakebranch gives"
+        if status.get("default"):
+            return "it is the project's default branch"
+        if status.get("is_protected"):
+            return "it is protected"
+        if name.owner != self.owner and now < name.dies + GRACE:
+            return f"it belongs to {name.owner}, and we are {self.owner}"
+        return None

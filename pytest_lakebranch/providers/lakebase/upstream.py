@@ -1,0 +1,112 @@
+"""The way to one endpoint: TLS to its host, a fresh credential, and patience while it does not let us in yet."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from pytest_lakebranch.postgres.login import LoggedIn, LoginError, LoginRefusedError, encrypted, log_in
+from pytest_lakebranch.providers.lakebase.auth import is_loopback
+from pytest_lakebranch.waiting import Clock, Deadline
+
+CONNECT_SECONDS = 15.0
+FIRST_PAUSE, LONGEST_PAUSE = 0.1, 2.0
+LATER_PATIENCE = 20.0
+"""Seconds for a login once the endpoint has let us in before: it may have been suspended meanwhile."""
+TOO_MANY = "53300"
+NOT_YET = frozenset({"57P03", "28P01", "28000", "08004", "08006", TOO_MANY})
+"""SQLSTATEs of refusals that pass: starting up, not known yet, a token that is not accepted (any more), no room."""
+KEPT_FOR = 3000.0
+"""Seconds during which a credential, good for an hour, is used again."""
+
+
+def trust(host: str, authorities: str) -> ssl.SSLContext:
+    """How certificates are checked: by the system's authorities, or those in the file ``authorities``.
+
+    Nobody can listen in on the way to this machine itself: there a certificate is checked only where a file is given.
+    """
+    context = ssl.create_default_context(cafile=authorities or None)
+    if is_loopback(host) and not authorities:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+@dataclass(slots=True)
+class Door:
+    """See Upstream. Sessions are of the role ``identity``; a client that asks for another one gets its rights.
+
+    ``stands_for`` are roles and databases that are asked for under another name: the application's URL is made before
+    anything is known of the project. ``always`` are parameters of every session.
+    ``mint`` fetches a credential; ``is_broken`` says that the server crashed, and a branch is not used after that.
+    """
+
+    host: str
+    port: int
+    identity: str
+    mint: Callable[[Deadline], str]
+    authorities: str = ""
+    stands_for: Mapping[str, str] = field(default_factory=dict)
+    always: Mapping[str, str] = field(default_factory=dict)
+    clock: Clock = field(default_factory=Clock)
+    patience: float = LATER_PATIENCE
+    is_broken: Callable[[], bool] = field(default=lambda: False)
+    _token: str = field(default="", repr=False)
+    _until: float = 0.0
+    _context: ssl.SSLContext | None = field(default=None, repr=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def open(self) -> socket.socket:
+        """See Upstream."""
+        with self._lock:
+            if self._context is None:
+                self._context = trust(self.host, self.authorities)
+        connection = socket.create_connection((self.host, self.port), CONNECT_SECONDS)
+        return encrypted(connection, self._context, self.host, may_be_clear=is_loopback(self.host))
+
+    def log_in(self, asked: Mapping[str, str]) -> LoggedIn:
+        """See Upstream. What passes is tried again, each time with a fresh credential."""
+        deadline, pause = Deadline(self.patience, self.clock), FIRST_PAUSE
+        wanted = self._translated(asked)
+        while True:
+            try:
+                return self._unbroken(log_in(self.open(), wanted, lambda: self.credential(deadline)))
+            except LoginRefusedError as error:
+                if error.sqlstate not in NOT_YET or deadline.left <= pause:
+                    raise
+                self._forget()
+            except ConnectionError:  # it is being started, moved or suspended
+                if deadline.left <= pause:
+                    raise
+            self.clock.sleep(pause)
+            pause = min(pause * 2, LONGEST_PAUSE)
+
+    def _translated(self, asked: Mapping[str, str]) -> dict[str, str]:
+        wanted = dict(asked)
+        for name in ("user", "database"):
+            value = wanted.get(name, wanted.get("user", ""))
+            wanted[name] = self.stands_for.get(f"{name} {value}", value)
+        if wanted["user"] != self.identity:
+            wanted["role"] = wanted["user"]
+        return {**wanted, **self.always, "user": self.identity}
+
+    def _unbroken(self, session: LoggedIn) -> LoggedIn:
+        if self.is_broken():
+            session.connection.close()
+            raise LoginError("its server crashed; the branch is replaced when its lease ends")
+        return session
+
+    def credential(self, deadline: Deadline) -> str:
+        """The token to log in with; kept in memory while it is good for long, and nowhere else."""
+        with self._lock:
+            if not self._token or self.clock.now() >= self._until:
+                self._token = self.mint(deadline)
+                self._until = self.clock.now() + KEPT_FOR
+            return self._token
+
+    def _forget(self) -> None:
+        with self._lock:
+            self._token = ""

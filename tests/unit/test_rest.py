@@ -1,0 +1,241 @@
+"""The REST client against a real server that misbehaves: retries, deadlines, errors, and what is never said."""
+
+from __future__ import annotations
+
+import json
+import logging
+import pickle
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from pytest_lakebranch.errors import BranchError, CloudError
+from pytest_lakebranch.providers._rate import Rate
+from pytest_lakebranch.providers._rest import USER_AGENT, Client, Request
+from pytest_lakebranch.waiting import Clock, Deadline
+
+SECRET = "dapi-planted-secret"
+
+
+@dataclass
+class Script:
+    """What a server answers, in order: status, headers, body; ``drop`` hangs up, ``half`` hangs up in the midst."""
+
+    answers: list[Any] = field(default_factory=list)
+    seen: list[tuple[str, str, dict[str, str], bytes]] = field(default_factory=list)
+
+
+@dataclass
+class Time:
+    """A clock that moves when somebody sleeps."""
+
+    passed: float = 0.0
+    slept: list[float] = field(default_factory=list)
+
+    def sleep(self, seconds: float) -> None:
+        """Let time pass."""
+        self.slept.append(seconds)
+        self.passed += seconds
+
+    @property
+    def clock(self) -> Clock:
+        """For the client."""
+        return Clock(now=lambda: self.passed, sleep=self.sleep)
+
+
+@pytest.fixture
+def script() -> Script:
+    """What the server does."""
+    return Script()
+
+
+@pytest.fixture
+def time() -> Time:
+    """Time."""
+    return Time()
+
+
+@pytest.fixture
+def client(script: Script, time: Time) -> Iterator[Client]:
+    """A client of the scripted server."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def _answer(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            script.seen.append((self.command, self.path, dict(self.headers), body))
+            answer = script.answers.pop(0) if script.answers else (200, {}, {"ok": True})
+            if answer == "drop":
+                self.close_connection = True
+                self.connection.close()
+                return
+            half = answer == "half"
+            status, headers, found = (200, {}, {"long": "x" * 100}) if half else answer
+            data = found.encode() if isinstance(found, str) else json.dumps(found).encode()
+            self.send_response(status)
+            for name, value in {"Content-Length": str(len(data)), **headers}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(data[: len(data) // 2] if half else data)
+            self.close_connection = half
+
+        do_GET = do_POST = _answer  # noqa: N815  (the library's names)
+
+        def log_message(self, *_: Any) -> None:
+            """Nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.handle_error = lambda *_: None  # type: ignore[method-assign]  # we hang up on purpose
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    made = Client(
+        f"http://127.0.0.1:{server.server_port}", lambda _: f"Bearer {SECRET}", Rate(clock=time.clock), time.clock
+    )
+    yield made
+    made.close()
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture
+def call(client: Client, time: Time) -> Callable[..., Any]:
+    """Sends one request, with a minute's patience."""
+
+    def send(method: str = "POST", seconds: float = 60, **more: Any) -> Any:
+        return client.call(Request(method, "/x", "creating branch b1", **more), Deadline(seconds, time.clock))
+
+    return send
+
+
+def error(status: int, code: str = "", message: str = "no", **more: Any) -> tuple[int, dict[str, str], Any]:
+    """An answer as the API gives it."""
+    headers = more.pop("headers", {})
+    return status, headers, {"error_code": code, "message": message, "details": more.pop("details", [])}
+
+
+def test_says_who_we_are(call: Any, script: Script) -> None:
+    """Token and User-Agent are sent, and query and body."""
+    assert call(query={"a": "b/c"}, body={"x": 1}).body == {"ok": True}
+    method, path, headers, body = script.seen[0]
+    assert (method, path, json.loads(body)) == ("POST", "/x?a=b%2Fc", {"x": 1})
+    assert headers["Authorization"] == f"Bearer {SECRET}"
+    assert headers["User-Agent"] == USER_AGENT
+
+
+@pytest.mark.parametrize(
+    ("answer", "unsure"),
+    [
+        (error(429, "REQUEST_LIMIT_EXCEEDED"), False),
+        (error(503), True),
+        (error(500), True),
+        (error(502), True),
+        (error(504), True),
+        (error(409, "RESOURCE_CONFLICT", "x has a reconciliation in progress"), False),
+        (error(409, "", "Your project already has conflicting operations in progress."), False),
+        ("drop", True),
+        ("half", True),
+        ((503, {}, "<html><title>Bad gateway</title></html>"), True),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_what_passes_is_tried_again(call: Any, script: Script, answer: Any, unsure: bool) -> None:
+    """And the answer says how often, and whether a former attempt may have been carried out."""
+    script.answers = [answer, answer]
+    found = call()
+    assert (found.body, found.retries, found.unsure) == ({"ok": True}, 2, unsure)
+
+
+def test_pauses_grow_and_differ(call: Any, script: Script, time: Time) -> None:
+    """Each about twice the former, never the same for all, never more than a few seconds."""
+    script.answers = [error(503)] * 8
+    call()
+    assert all(0.1 * 2**n < pause < 0.3 * 2**n for n, pause in enumerate(time.slept[:5]))
+    assert max(time.slept) < 12
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        error(429, headers={"Retry-After": "7"}),
+        error(503, details=[{"@type": "type.googleapis.com/google.rpc.RetryInfo", "retry_delay": "7s"}]),
+    ],
+)
+def test_the_service_says_when(call: Any, script: Script, time: Time, answer: Any) -> None:
+    """Its word counts."""
+    script.answers = [answer]
+    call()
+    assert sum(time.slept) == pytest.approx(7, abs=0.1)
+
+
+def test_a_deadline_ends_it(call: Any, script: Script, time: Time) -> None:
+    """The last failure is raised, and says how long it was tried."""
+    script.answers = [error(503, "TEMPORARILY_UNAVAILABLE", "later")] * 100
+    with pytest.raises(CloudError, match=r"branch b1: 503 TEMPORARILY_UNAVAILABLE: later \(tried for \d\d s\)"):
+        call(seconds=30)
+    assert time.passed <= 30
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        (error(400, "QUOTA_EXCEEDED", "limit of 10"), "400 QUOTA_EXCEEDED: limit of 10. .*lakebranch_branches"),
+        (error(401, "UNAUTHENTICATED", "Invalid access token."), "401 .*DATABRICKS_TOKEN"),
+        (error(403, "PERMISSION_DENIED"), "403 .*CAN MANAGE"),
+        (error(404, "NOT_FOUND", "project id not found"), "404 .*lakebranch_source"),
+        (error(409, "ALREADY_EXISTS"), "409 ALREADY_EXISTS"),
+        ((407, {}, "<html><title>Proxy login</title></html>"), "407: .*Proxy login.*proxy"),
+        ((200, {"Content-Type": "text/html"}, "<html><title>Sign in</title></html>"), "Sign in.*proxy"),
+        ((403, {"x-request-id": "req-7"}, {"message": "no"}), "Request id: req-7"),
+        (error(400, details=[{"request_id": "req-8"}]), "Request id: req-8"),
+    ],
+    ids=lambda value: str(value)[:24],
+)
+def test_what_lasts_is_said_at_once(call: Any, script: Script, time: Time, answer: Any, says: str) -> None:
+    """Status, code, message, request id, and what to do; nothing is tried again, but for a token that is refused."""
+    script.answers = [answer] * 2
+    with pytest.raises(CloudError, match=f"(?s)creating branch b1: .*{says}"):
+        call()
+    assert len(script.seen) == (2 if answer[0] == 401 else 1)
+    assert time.slept == []
+
+
+def test_nobody_there(client: Client, time: Time) -> None:
+    """A host that does not answer is tried until the deadline, and named."""
+    lost = Client("http://127.0.0.1:1", client.authorization, Rate(clock=time.clock), time.clock)
+    with pytest.raises(CloudError, match=r"127\.0\.0\.1:1 does not answer.*DATABRICKS_HOST") as caught:
+        lost.call(Request("GET", "/x", "reading"), Deadline(20, time.clock))
+    lost.close()
+    assert not caught.value.unsure
+    assert len(time.slept) > 3
+
+
+def test_a_rate_is_kept(call: Any, client: Client, time: Time) -> None:
+    """The third request in a minute waits for the next one."""
+    client.rate.per_minute = 2
+    for _ in range(4):
+        call(seconds=500)
+    assert time.passed == pytest.approx(60, abs=1)
+
+
+def test_secrets_are_not_said(call: Any, script: Script, client: Client, caplog: pytest.LogCaptureFixture) -> None:
+    """Neither in errors nor in logs nor in reprs."""
+    caplog.set_level(logging.DEBUG)
+    script.answers = [error(503), error(400, "BAD_REQUEST")]
+    with pytest.raises(CloudError) as caught:
+        call(body={"x": 1})
+    said = f"{caplog.text} {caught.value!r} {caught.value} {client!r}"
+    assert SECRET not in said
+
+
+def test_errors_cross_processes() -> None:
+    """As text, in a class that the other side knows."""
+    made = CloudError("no", status=400, code="BAD", hint="Do it.")
+    copy = pickle.loads(pickle.dumps(made))
+    assert isinstance(copy, BranchError)
+    assert str(copy) == str(made) == "400 BAD: no. Do it."
