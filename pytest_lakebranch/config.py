@@ -208,7 +208,6 @@ def resolve(*, options: Mapping[str, Any], environ: Mapping[str, str], ini: Mapp
         if source is not None:
             sources[row.name] = source
     values["home"] = str(root / Path(values["home"]).expanduser()) if "home" in sources else ""
-    values["endpoint_ca"] = str(root / Path(values["endpoint_ca"]).expanduser()) if values["endpoint_ca"] else ""
     settings = Settings(**values, root=str(root), sources=sources)
     _check(settings)
     return settings

@@ -85,7 +85,7 @@ def opened(parsed: Namespace) -> Iterator[tuple[Endpoint, str]]:
             settings.endpoint_port,
             project.identity,
             lambda deadline: project.api.credential(host.endpoint, deadline),
-            authorities=settings.endpoint_ca,
+            authorities=project.authorities,
             stands_for=project.stands_for,
             always={"options": "-c default_transaction_read_only=on"},
         )

@@ -32,7 +32,7 @@ def test_wrong_arguments(project: Project, arguments: str) -> None:
     result.assert_outcomes(errors=1)
     assert result.ret == pytest.ExitCode.INTERRUPTED
     result.stdout.fnmatch_lines([f"*test_it.py::test_misspelt: marker lakebranch: {WRONG[arguments]}*"])
-    result.stdout.fnmatch_lines(['*Its signature is lakebranch(?, isolation="test", destructive=False).'])
+    result.stdout.fnmatch_lines(['*Its signature is lakebranch(?, isolation="test", destructive=False, at=None).'])
     result.stdout.no_fnmatch_line("*INTERNALERROR*")
     result.stdout.no_fnmatch_line("*pytest_lakebranch/*")
 

@@ -23,6 +23,20 @@ VALUES = {
     "rebuild": "true",
     "lock_timeout": "5s",
     "report": "out.json",
+    "listen": "tcp",
+    "keep": "failed",
+    "keep_for": "2h",
+    "schema_diff": "diff.md",
+    "schema_diff_from": "source",
+    "cache_size": "1G",
+    "source": "projects/shop",
+    "branches": "5",
+    "requests": "100",
+    "deadline": "1m",
+    "ttl": "2h",
+    "keep_template": "true",
+    "endpoint_port": "6543",
+    "endpoint_ca": "ca.pem",
     "home": "state",
 }
 KEPT = [row for row in TABLE if row.name in VALUES]
@@ -101,7 +115,7 @@ def test_settings_reach_the_server(project: Project) -> None:
 
 
 WRONG = {
-    ("--lakebranch-provider", "neno"): "--lakebranch-provider: 'neno' is not one of local.",
+    ("--lakebranch-provider", "neno"): "--lakebranch-provider: 'neno' is not one of local, lakebase.",
     (
         "--lakebranch-base",
         "sqll:schema.sql",

@@ -9,7 +9,8 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from pytest_lakebranch import amounts
 from pytest_lakebranch.config import Settings
@@ -23,9 +24,6 @@ from pytest_lakebranch.providers.lakebase.api import Api, identity
 from pytest_lakebranch.providers.lakebase.names import Guard, Name, owner_of
 from pytest_lakebranch.state import CLOUD_RECORD
 from pytest_lakebranch.waiting import Clock, Deadline
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 SOURCE = re.compile(r"(projects/[^/\s]+)(?:/branches/([^/\s]+))?")
 DATABASE = "databricks_postgres"
@@ -59,6 +57,12 @@ class Project:
     def database(self) -> str:
         """The database that tests connect to."""
         return self.settings.database if "database" in self.settings.sources else DATABASE
+
+    @property
+    def authorities(self) -> str:
+        """The file of certificates to trust; empty for the system's."""
+        name = self.settings.endpoint_ca
+        return str(Path(self.settings.root) / Path(name).expanduser()) if name else ""
 
     @property
     def stands_for(self) -> Mapping[str, str]:

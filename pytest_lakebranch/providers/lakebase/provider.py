@@ -251,7 +251,7 @@ class LakebaseProvider:
             self._settings.endpoint_port,
             project.identity,
             lambda until: project.api.credential(endpoint, until),
-            authorities=self._settings.endpoint_ca,
+            authorities=project.authorities,
             stands_for=project.stands_for,
             patience=deadline.left,
         )
