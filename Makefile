@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test matrix soak bench clean
+.PHONY: demo test matrix soak cloud bench clean
 .DEFAULT_GOAL := test
 
 $(VENV)/.installed: pyproject.toml
@@ -28,6 +28,9 @@ matrix: $(VENV)/.installed  ## the same tests on every storage rung, -n 0/2/8, r
 soak: $(VENV)/.installed  ## rewind proved with 5,000 random leases, layers with 200 edits of 200 migrations; SOAK_LEASES, SOAK_EDITS and SOAK_SEED choose others
 	SOAK_LEASES=$${SOAK_LEASES:-5000} $(BIN)/python -m pytest -s tests/contract/test_rewind_random.py tests/contract/test_rewind_mutations.py
 	SOAK_MIGRATIONS=$${SOAK_MIGRATIONS:-200} SOAK_EDITS=$${SOAK_EDITS:-200} $(BIN)/python -m pytest -s tests/contract/test_layers_random.py
+
+cloud: $(VENV)/.installed  ## the provider tests on Databricks Lakebase: CLOUD_SOURCE=projects/NAME and DATABRICKS_* in the environment
+	$(BIN)/python -m pytest tests/contract/test_provider.py -k cloud
 
 bench: $(VENV)/.installed  ## the figures of the README
 	$(BIN)/python -m benchmarks

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,7 +45,7 @@ def calls(emulated: Emulated) -> list[str]:
 class Cloud:
     """A provider over an emulator."""
 
-    emulated: Emulated
+    emulated: Any
     settings: Settings
     provider: LakebaseProvider
     sockets: Path
@@ -65,7 +66,15 @@ class Cloud:
 
 
 @contextmanager
-def cloud(emulated: Emulated, home: Path, *, run: str = "run", wall: Any = None, **options: Any) -> Iterator[Cloud]:
+def cloud(
+    emulated: Emulated,
+    home: Path,
+    *,
+    run: str = "run",
+    wall: Any = None,
+    login: Mapping[str, str] | None = None,
+    **options: Any,
+) -> Iterator[Cloud]:
     """A provider until the block ends, and that then leaves nothing on the emulator."""
     settings = resolve(
         options={"provider": "lakebase", "source": emulated.project, "deadline": "60s", **options},
@@ -75,7 +84,7 @@ def cloud(emulated: Emulated, home: Path, *, run: str = "run", wall: Any = None,
     )
     with tempfile.TemporaryDirectory(prefix="t", dir=sockets_root()) as sockets:
         more = {} if wall is None else {"wall": wall}
-        project = open_project(settings, run, environ(emulated))
+        project = open_project(settings, run, {**environ(emulated), **(login or {})})
         provider = LakebaseProvider(project, locks=home / "locks", sockets=Path(sockets), **more)
         try:
             yield Cloud(emulated, settings, provider, Path(sockets), home)
@@ -90,3 +99,16 @@ def sql(endpoint: Endpoint, *statements: str) -> list[tuple[Any, ...]]:
         for statement in statements:
             cursor.execute(statement)
         return cursor.fetchall() if cursor.description else []
+
+
+@contextmanager
+def real_cloud(home: Path) -> Iterator[Cloud]:
+    """A provider in the project that CLOUD_SOURCE names, as whoever the environment says we are."""
+    options = {"provider": "lakebase", "source": os.environ["CLOUD_SOURCE"]}
+    settings = resolve(options=options, environ={}, ini={}, root=home)
+    with tempfile.TemporaryDirectory(prefix="t", dir=sockets_root()) as sockets:
+        provider = LakebaseProvider(open_project(settings, str(home)), locks=home / "locks", sockets=Path(sockets))
+        try:
+            yield Cloud(None, settings, provider, Path(sockets), home)
+        finally:
+            provider.close()

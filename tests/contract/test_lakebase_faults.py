@@ -1,0 +1,211 @@
+"""The Lakebase provider when calls fail: in every way, at every step of a branch's life, and nothing is left."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from emulator_rigs import Emulated
+from lakebase_rigs import Cloud, calls, cloud, ours, sql
+
+from pytest_lakebranch.emulator.limits import Limits
+from pytest_lakebranch.errors import BranchError, CloudError, LakebranchError
+from pytest_lakebranch.model import ForkPoint
+from pytest_lakebranch.providers.lakebase.names import Name, owner_of
+from pytest_lakebranch.providers.lakebase.project import open_project
+from pytest_lakebranch.providers.lakebase.reaper import reap
+from pytest_lakebranch.state import CLOUD_RECORD, State
+from pytest_lakebranch.waiting import Deadline, poll
+
+pytest_plugins = ["emulator_fixtures"]
+ROUTES = ("create_branch", "list_endpoints", "generate_database_credential", "update_endpoint", "delete_branch")
+PASSING: dict[str, dict[str, Any]] = {
+    "429": {"kind": "status", "status": 429},
+    "429-after": {"kind": "status", "status": 429, "retry_after": "1"},
+    "503": {"kind": "status", "status": 503},
+    "500": {"kind": "status", "status": 500},
+    "drop": {"kind": "drop"},
+    "half": {"kind": "half"},
+    "late": {"kind": "late", "status": 504, "seconds": 0.5},
+}
+LASTING: dict[str, dict[str, Any]] = {
+    "403": {"kind": "status", "status": 403, "times": None},
+    "400": {"kind": "status", "status": 400, "error_code": "BAD_REQUEST", "times": None},
+    "operation": {"kind": "operation", "status": 500, "times": None},
+}
+
+
+@pytest.fixture
+def here(lakebase: Emulated, tmp_path: Path) -> Iterator[Cloud]:
+    """A provider on the shared emulator, without faults at the end; then nothing may be left."""
+    with cloud(lakebase, tmp_path) as made:
+        try:
+            yield made
+        finally:
+            lakebase.emulator.faults.clear()
+    assert poll(lambda: None if ours(lakebase) else True, deadline=Deadline(5)), ours(lakebase)
+
+
+def life(here: Cloud) -> None:
+    """A branch from the beginning to the end, with a fork of its present."""
+    compute = here.start("b1")
+    assert sql(compute.endpoint, "select count(*) from item") == [(10,)]
+    child = here.start("b2", at=compute.fork_point())
+    child.discard()
+    compute.discard()
+
+
+@pytest.mark.parametrize("route", [*ROUTES, "update_branch"])
+@pytest.mark.parametrize("fault", PASSING)
+def test_what_passes_is_borne(here: Cloud, route: str, fault: str) -> None:
+    """One failure of each call is not noticed; what landed although it failed is adopted."""
+    here.emulated.emulator.faults.add({"route": route, **PASSING[fault]})
+    life(here)
+    assert not any(each["met"] == 0 for each in here.emulated.emulator.faults.listed())
+    here.provider.close()
+
+
+@pytest.mark.parametrize("fault", LASTING)
+def test_what_lasts_is_said(here: Cloud, fault: str) -> None:
+    """A create that is refused for good is one error with status, code, request id, and nothing is left."""
+    here.emulated.emulator.faults.add({"route": "create_branch", **LASTING[fault]})
+    with pytest.raises(LakebranchError, match=r"creating branch|was not there") as caught:
+        here.start("b1")
+    if fault != "operation":
+        assert "Request id" in str(caught.value)
+
+
+def test_logins_that_are_refused_for_a_while(new_emulator: Callable[..., Emulated], tmp_path: Path) -> None:
+    """A new branch that lets nobody in yet is waited for, each time with a fresh token."""
+    emulated = new_emulator(latencies={"login": "1.0"})
+    with cloud(emulated, tmp_path) as here:
+        here.start("b1")
+        assert calls(emulated).count("generate_database_credential") > 1
+    assert ours(emulated) == []
+
+
+def test_the_quota_is_learnt(new_emulator: Callable[..., Emulated], tmp_path: Path) -> None:
+    """A refusal for lack of room waits until there is some; at the deadline it is said."""
+    emulated = new_emulator(limits=Limits(branches=3))
+    with cloud(emulated, tmp_path, deadline="3s") as here:
+        first, _ = here.start("b1"), here.start("b2")
+        with pytest.raises(BranchError, match=r"no room .*within 3 s.*limit of 3 branches|QUOTA_EXCEEDED.*limit of 3"):
+            here.start("b3")
+        first.discard()
+        here.start("b4")
+    assert ours(emulated) == []
+
+
+def test_a_ttl_that_is_too_long_is_cut(new_emulator: Callable[..., Emulated], tmp_path: Path) -> None:
+    """To what the workspace allows."""
+    emulated = new_emulator(limits=Limits(branch_ttl=1000.0))
+    with cloud(emulated, tmp_path) as here:
+        here.start("b1")
+        assert here.provider._branches.ttl <= 1000
+
+
+def test_a_long_run(new_emulator: Callable[..., Emulated], tmp_path: Path) -> None:
+    """In two hours of a moved clock no branch expires, and new connections have tokens that are good."""
+    emulated = new_emulator()
+    ahead = [0.0]
+    with cloud(emulated, tmp_path, wall=lambda: time.time() + ahead[0]) as here:
+        compute = here.start("b1")
+        compute.door.clock = type(compute.door.clock)(now=lambda: time.time() + ahead[0])
+        for _ in range(12):
+            ahead[0] += 600
+            here.provider.tick()
+            emulated.emulator.advance(600)
+            assert sql(compute.endpoint, "select count(*) from item") == [(10,)]
+    assert ours(emulated) == []
+
+
+def test_the_reaper_takes_what_is_ours_and_dead(lakebase: Emulated, tmp_path: Path) -> None:
+    """Not what lives, belongs to others, or has another name; with --dry-run nothing."""
+    state = State(tmp_path / "home").ensure()
+    with cloud(lakebase, tmp_path, run="reaper") as here:
+        project = here.provider._project
+        soon, past = time.time() + 86400, time.time() - 86400
+        dead = Name(project.owner, "0" * 8, "b1", soon)
+        names = {
+            str(dead): True,
+            str(Name(project.owner, "1" * 8, "b1", soon)): False,
+            str(Name(owner_of("other@example.com"), "0" * 8, "b1", soon)): False,
+            str(Name(owner_of("other@example.com"), "2" * 8, "b1", past)): True,
+            "a-branch-of-somebody": False,
+        }
+        for name in names:
+            lakebase.branch(name=name)
+        directory = state.runs / "gone"
+        directory.mkdir()
+        (directory / "alive.lock").touch()
+        record = {"host": project.api.client.host, "project": project.api.project, "run": dead.run}
+        (directory / CLOUD_RECORD).write_text(json.dumps(record))
+        expected = sorted(f"{project.api.project}/branches/{name}" for name, gone in names.items() if gone)
+        try:
+            assert sorted(reap(project, state, dry_run=True)) == expected
+            assert sorted(reap(project, state)) == expected
+            assert reap(project, state) == []
+            left = {branch.name.rpartition("/")[2] for branch in lakebase.w.postgres.list_branches(lakebase.project)}
+            assert {name for name, gone in names.items() if not gone} <= left
+        finally:
+            for name, gone in names.items():
+                if not gone:
+                    lakebase.w.postgres.delete_branch(f"{lakebase.project}/branches/{name}", purge=True).wait()
+
+
+@pytest.mark.parametrize(
+    ("environ", "options", "says"),
+    [
+        ({"DATABRICKS_TOKEN": "dapi-wrong"}, {}, "401 .*DATABRICKS_TOKEN"),
+        ({}, {"source": "projects/none"}, "404 NOT_FOUND: project id not found.*lakebranch_source"),
+        ({}, {"source": "projects/demo/branches/none"}, "404 NOT_FOUND: branch id not found"),
+        ({}, {"source": "shop"}, "lakebranch_source is of the form"),
+        ({"DATABRICKS_CLIENT_ID": "x", "DATABRICKS_CLIENT_SECRET": "y"}, {}, "more than one way"),
+        ({"DATABRICKS_HOST": "http://example.com"}, {}, "not encrypted"),
+    ],
+    ids=["token", "project", "branch", "source", "two-methods", "clear-text"],
+)
+def test_wrong_settings_are_said(
+    lakebase: Emulated, tmp_path: Path, environ: dict[str, str], options: dict[str, str], says: str
+) -> None:
+    """Once, with what to do."""
+    from lakebase_rigs import environ as login
+
+    from pytest_lakebranch.config import resolve
+
+    given = {"provider": "lakebase", "source": lakebase.project, **options}
+    settings = resolve(options=given, environ={}, ini={}, root=tmp_path)
+    with pytest.raises(LakebranchError, match=says):
+        open_project(settings, "x", {**login(lakebase), **environ})
+
+
+def test_who_may_not_make_branches_is_told(lakebase: Emulated, tmp_path: Path) -> None:
+    """403, and which permission is missing."""
+    viewer = lakebase.emulator.options.identities[2]
+    with (
+        cloud(lakebase, tmp_path, login={"DATABRICKS_TOKEN": str(viewer.token)}) as here,
+        pytest.raises(CloudError, match=r"403 PERMISSION_DENIED.*CAN MANAGE"),
+    ):
+        here.start("b1")
+
+
+def test_service_principals_log_in(lakebase: Emulated, tmp_path: Path) -> None:
+    """By client id and secret."""
+    machine = lakebase.emulator.options.identities[1]
+    login = {
+        "DATABRICKS_TOKEN": "",
+        "DATABRICKS_CLIENT_ID": machine.name,
+        "DATABRICKS_CLIENT_SECRET": str(machine.secret),
+    }
+    with cloud(lakebase, tmp_path, login=login) as here:
+        assert here.provider._project.identity == machine.name
+
+
+def test_nothing_is_known_of_a_fork_point_that_is_none(here: Cloud) -> None:
+    """A branch that does not exist cannot be forked."""
+    with pytest.raises(CloudError, match="branch id not found"):
+        here.provider.start("b1", ForkPoint("x", f"{here.emulated.project}/branches/none"))
