@@ -230,9 +230,9 @@ def _none() -> str:
 
 
 def _has_hung_up(client: socket.socket) -> bool:
-    """Whether the client closed its end, so that the line ends by itself."""
+    """Whether the client closed its end, or said that it will, so that the line ends by itself."""
     try:
-        return client.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
+        return client.recv(5, socket.MSG_PEEK | socket.MSG_DONTWAIT) in (b"", messages.TERMINATE)
     except BlockingIOError:
         return False
     except OSError:

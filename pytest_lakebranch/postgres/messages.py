@@ -15,6 +15,8 @@ SSL_REQUEST, GSS_REQUEST, CANCEL_REQUEST = 80877103, 80877104, 80877102
 ENCRYPTION_REQUESTS = {SSL_REQUEST, GSS_REQUEST}
 """A client may try either before it starts."""
 LARGEST_STARTUP = 10_000  # MAX_STARTUP_PACKET_LENGTH in src/include/libpq/pqcomm.h
+TERMINATE = b"X\0\0\0\4"
+"""A client's good-bye."""
 REJECTED = "08004"
 """SQLSTATE: the server rejected the connection."""
 FAILED = "08006"

@@ -46,7 +46,8 @@ class State(NamedTuple):
     def difference(self, later: State) -> str | None:
         """What was written until ``later``; None when nothing was."""
         if later.xid != self.xid:
-            return f"wrote in {int(later.xid) - int(self.xid)} transactions"
+            count = int(later.xid) - int(self.xid)
+            return f"wrote in {count} transaction{'' if count == 1 else 's'}"
         return None if later == self else "prepared transactions or replication slots"
 
 
@@ -83,6 +84,7 @@ class LakebaseCompute:
     _mark: State | None = None
     _seen: State | None = None
     _frozen: tuple[ForkPoint, State] | None = None
+    _reason: str | None = None
     _heard: float = 0.0
     _leased: bool = False
     _closed: bool = False
@@ -216,13 +218,14 @@ class LakebaseCompute:
             (self._is_cut_off(), "its server crashed"),
         )
         reason = next((reason for holds, reason in reasons if holds), None)
-        if reason is not None or self._mark is None:
-            return reason
-        try:
-            self._seen = self._state()
-        except psycopg.Error as error:
-            return f"its server cannot be reached: {_line(error)}"
-        return self._mark.difference(self._seen)
+        if reason is None and self._mark is not None:
+            try:
+                self._seen = self._state()
+                reason = self._mark.difference(self._seen)
+            except psycopg.Error as error:
+                reason = f"its server cannot be reached: {_line(error)}"
+        self._reason = reason
+        return reason
 
     def death(self) -> str | None:
         """See Compute."""
@@ -235,8 +238,8 @@ class LakebaseCompute:
         return note
 
     def rewind(self) -> str | None:
-        """See Compute."""
-        return "a branch in the cloud cannot be put back in place"
+        """See Compute. Nothing can be put back in place: what was changed is the reason."""
+        return self._reason or "nothing can be put back in place"
 
     def fork_point(self) -> ForkPoint:
         """See Compute."""
