@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,10 +23,10 @@ SCHEMA = "create table item (id int); insert into item values (1), (2);"
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulated]:
+def service() -> Iterator[Emulated]:
     """An emulator for this module."""
-    home = Path("/dev/shm") if Path("/dev/shm").is_dir() else tmp_path_factory.mktemp("emulator")
-    with emulated(home / f"lbrun{os.getpid()}") as made:
+    memory = "/dev/shm" if Path("/dev/shm").is_dir() else None
+    with tempfile.TemporaryDirectory(prefix="lbe", dir=memory) as home, emulated(Path(home)) as made:
         yield made
 
 
@@ -148,9 +149,9 @@ def test_killed(cloud: Emulated, project: Project, victim: str) -> None:
     if victim == "host":
         run.kill()
         hosts[0].wait(10)
-        reaped = project.pytester.run("lakebranch", "reap", "--provider", "lakebase")
+        reaped = command(project, "reap", "--provider", "lakebase")
         reaped.stdout.fnmatch_lines(["deleted projects/demo/branches/lakebranch-*"])
-        project.pytester.run("lakebranch", "reap")
+        command(project, "reap")
     run.wait()
     assert poll(lambda: None if ours(cloud) else True, deadline=Deadline(20)), ours(cloud)
 
@@ -163,13 +164,19 @@ def _is_host(process: psutil.Process, home: Path) -> bool:
     return "pytest_lakebranch.host" in words and any(str(home) in word for word in words)
 
 
+def command(project: Project, *words: str) -> pytest.RunResult:
+    """``lakebranch`` in the project's directory."""
+    main = "from pytest_lakebranch.cli import main; raise SystemExit(main())"
+    return project.pytester.run(sys.executable, "-c", main, *words)
+
+
 def test_commands(cloud: Emulated, project: Project) -> None:
     """doctor, ls and open on the project."""
-    project.pytester.run("lakebranch", "doctor", "--provider", "lakebase").stdout.fnmatch_lines(
+    command(project, "doctor", "--provider", "lakebase").stdout.fnmatch_lines(
         ["identity   developer@example.com", "source     projects/demo/branches/production"]
     )
-    project.pytester.run("lakebranch", "ls", "--provider", "lakebase").stdout.fnmatch_lines(["no branches of ours"])
-    failed = project.pytester.run("lakebranch", "open", "b1", "--provider", "lakebase")
+    command(project, "ls", "--provider", "lakebase").stdout.fnmatch_lines(["no branches of ours"])
+    failed = command(project, "open", "b1", "--provider", "lakebase")
     failed.stderr.fnmatch_lines(["lakebranch: 'b1' is no branch of ours in projects/demo: none.*"])
 
 
