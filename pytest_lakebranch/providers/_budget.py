@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pytest_lakebranch.errors import BranchError
 from pytest_lakebranch.waiting import Clock, Deadline
 
-LEARNT_FOR = 30.0
-"""Seconds during which a refusal is believed; then one more is tried, because others may have given something back."""
-LOOK_AGAIN = 1.0
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 15.0
+"""Seconds during which a refusal is believed: at first, and after many."""
+LOOK_AGAIN = 0.5
 
 
 @dataclass(slots=True)
@@ -28,6 +28,7 @@ class Budget:
     _waiting: int = 0
     _learnt: int | None = None
     _learnt_until: float = 0.0
+    _pause: float = FIRST_PAUSE
     _why: str = ""
     _closed: bool = False
     _changed: threading.Condition = field(default_factory=threading.Condition)
@@ -40,7 +41,7 @@ class Budget:
 
     def _limit(self) -> int:
         if self._learnt is not None and self.clock.now() >= self._learnt_until:
-            self._learnt, self._learnt_until = self._learnt + 1, self.clock.now() + LEARNT_FOR
+            self._learnt, self._learnt_until = max(self._learnt, self._taken) + 1, self.clock.now() + self._pause
         return self.most if self._learnt is None else min(self.most, self._learnt)
 
     def take(self, deadline: Deadline) -> None:
@@ -75,21 +76,29 @@ class Budget:
             "(`lakebranch reap`), or raise lakebranch_branches if the project allows more."
         )
 
-    def give_back(self) -> None:
-        """One that was taken is free again."""
+    def give_back(self, *, used: bool = True) -> None:
+        """One that was taken is free again; one that was ``used`` makes room at the service, too, or soon will."""
         with self._changed:
             self._taken -= 1
+            if used:
+                self._pause = FIRST_PAUSE
+                self._learnt_until = min(self._learnt_until, self.clock.now() + FIRST_PAUSE)
             self._changed.notify_all()
 
-    def refused(self, why: str) -> None:
-        """The service refused the one that was taken last, which is given back: there is room for no more now."""
+    def believe(self, why: str) -> None:
+        """The service refused one that was taken, and is given back: it says that there is room for no more now.
+
+        What is deleted may count a while longer, and others may give something back: one more is tried now and then.
+        """
         with self._changed:
-            self._taken -= 1
-            self._learnt, self._learnt_until = self._taken, self.clock.now() + LEARNT_FOR
-            self._why = why
-            if self._taken == 0:  # others use it all: look again soon
-                self._learnt_until = self.clock.now() + LOOK_AGAIN
-            self._changed.notify_all()
+            self._pause = min(LONGEST_PAUSE, 2 * self._pause if self._learnt is not None else FIRST_PAUSE)
+            self._learnt, self._learnt_until = self._taken, self.clock.now() + self._pause
+            self._why = why.rstrip(".")
+
+    def succeeded(self) -> None:
+        """The service gave one."""
+        with self._changed:
+            self._pause = FIRST_PAUSE
 
     def close(self) -> None:
         """Whoever waits is refused."""

@@ -19,6 +19,8 @@ FIRST_LOOK, LONGEST_LOOK = 0.15, 1.0
 OPERATION_EVERY = 8
 """Looks after which the operation is asked why it takes so long."""
 CHILDREN_PAUSE = 0.5
+REFUSED = range(400, 500)
+"""Statuses of a create after which there is nothing to delete."""
 
 
 @dataclass(slots=True)
@@ -58,17 +60,27 @@ class Branches:
         while True:
             self.budget.take(deadline)
             try:
-                return self._create(branch_id, source, deadline)
+                found = self._create(branch_id, source, deadline)
             except CloudError as error:
+                self._gone(branch_id, error)
                 if not _is_full(error):
-                    self.delete(self.path(branch_id))
                     raise
-                self.budget.refused(error.brief)
+                self.budget.believe(error.brief)
                 if deadline.passed:
                     raise
             except BaseException:
                 self.delete(self.path(branch_id))
                 raise
+            else:
+                self.budget.succeeded()
+                return found
+
+    def _gone(self, branch_id: str, error: CloudError) -> None:
+        """See that nothing is left of a branch that could not be made, and give back what it took of the budget."""
+        if error.status in REFUSED and not error.unsure and error.doing == _doing(branch_id):
+            self.budget.give_back(used=False)
+        else:
+            self.delete(self.path(branch_id))
 
     def path(self, branch_id: str) -> str:
         """A branch's full name."""
@@ -112,7 +124,7 @@ class Branches:
     def _check(self, operation: str, branch_id: str, deadline: Deadline) -> None:
         error = self.api.operation(operation, deadline).get("error")
         if error:
-            raise _failure(error, f"creating branch {branch_id}")
+            raise _failure(error, _doing(branch_id))
 
     def keep_forever(self, path: str) -> None:
         """Take a branch's expiry away, so that it may have children; returns when that is done. Raises CloudError."""
@@ -169,6 +181,10 @@ class Branches:
     def close(self) -> None:
         """Finish what was to be deleted."""
         self._working.shutdown(wait=True)
+
+
+def _doing(branch_id: str) -> str:
+    return f"creating branch {branch_id}"
 
 
 def _is_full(error: CloudError) -> bool:

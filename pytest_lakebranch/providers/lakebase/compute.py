@@ -7,6 +7,7 @@ import shutil
 import socket
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -79,6 +80,7 @@ class LakebaseCompute:
     user: str
     dbname: str
     unlogged: bool = False
+    now: Callable[[], float] = time.time
     _forwarder: Forwarder = field(init=False)
     _control: psycopg.Connection[Any] | None = None
     _mark: State | None = None
@@ -120,12 +122,12 @@ class LakebaseCompute:
     def open_control(self) -> None:
         """Log in, which the endpoint may refuse for a while; raises psycopg.OperationalError."""
         self._control = connect(self.maintenance, autocommit=True)
-        self._heard = time.monotonic()
+        self._heard = self.now()
         self.door.is_broken = self._is_cut_off
 
     def _is_cut_off(self) -> bool:
         """Whether our own connection was ended from the other side while its server had no time to be suspended."""
-        return self._is_ended() and time.monotonic() - self._heard < SUSPEND_SECONDS
+        return self._is_ended() and self.now() - self._heard < SUSPEND_SECONDS
 
     def _is_ended(self) -> bool:
         """Whether our own connection has the end, or the server's last words, to read."""
@@ -148,7 +150,7 @@ class LakebaseCompute:
     def rest_if_idle(self, seconds: float) -> None:
         """As :meth:`rest`, when nobody has the branch on lease and nothing was asked for this long."""
         with self._lock:
-            if not self._leased and time.monotonic() - self._heard > seconds:
+            if not self._leased and self.now() - self._heard > seconds:
                 self.rest()
 
     def _query(self, sql: str, *args: object) -> tuple[Any, ...]:
@@ -161,7 +163,7 @@ class LakebaseCompute:
                 self.open_control()
             assert self._control is not None  # noqa: S101  (opened above)
             row = self._control.execute(sql, args or None).fetchone()
-            self._heard = time.monotonic()
+            self._heard = self.now()
         return tuple(row or ())
 
     def _state(self) -> State:

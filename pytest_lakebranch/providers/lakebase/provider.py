@@ -23,7 +23,7 @@ from pytest_lakebranch.providers.lakebase.compute import LakebaseCompute
 from pytest_lakebranch.providers.lakebase.names import Name, parse
 from pytest_lakebranch.providers.lakebase.project import Project
 from pytest_lakebranch.providers.lakebase.upstream import LATER_PATIENCE, Door
-from pytest_lakebranch.waiting import Deadline
+from pytest_lakebranch.waiting import Clock, Deadline
 
 FORMAT = 1
 LIFE = 86400.0
@@ -253,10 +253,11 @@ class LakebaseProvider:
             lambda until: project.api.credential(endpoint, until),
             authorities=project.authorities,
             stands_for=project.stands_for,
+            clock=Clock(now=self._wall),
             patience=deadline.left,
         )
         sockets = self._sockets / f"c{next(self._numbers)}"
-        compute = LakebaseCompute(self, name, path, door, sockets, project.user, project.database)
+        compute = LakebaseCompute(self, name, path, door, sockets, project.user, project.database, now=self._wall)
         try:
             compute.open_control()
         except psycopg.Error as error:
