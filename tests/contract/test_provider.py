@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -113,11 +114,15 @@ def test_connections_end_with_the_lease(anywhere: Anywhere) -> None:
 def test_connections_that_are_spared(anywhere: Anywhere) -> None:
     """They stay, and keep the branch from counting as unchanged."""
     compute = anywhere.start("b1")
-    with connect(compute.endpoint, autocommit=True) as spared, connect(compute.endpoint) as left:
+    with connect(compute.endpoint, autocommit=True) as spared, _idle(compute) as left:
         left.execute("select 1")
         assert compute.end_connections(but=frozenset([spared.info.backend_pid])) == 1
         spared.execute("select 1")
         assert compute.change() is not None
+
+
+def _idle(compute: Compute) -> psycopg.Connection[Any]:
+    return connect(compute.endpoint, autocommit=True)
 
 
 def test_a_fork_has_the_present(anywhere: Anywhere) -> None:
