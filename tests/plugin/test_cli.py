@@ -136,7 +136,7 @@ def test_completion_scripts_are_valid(command: Command, tmp_path: Path, shell: s
     [
         ("", set(COMMANDS)),
         ("la", {"layers"}),
-        ("layers ", {"ls", "prune", "rebuild"}),
+        ("layers ", {"build", "ls", "prune", "rebuild"}),
         ("layers prune --o", {"--older-than"}),
         ("reap --home x --d", {"--dry-run"}),
         ("completion ", {"bash", "zsh", "fish"}),

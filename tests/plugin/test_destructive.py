@@ -162,7 +162,9 @@ def test_not_marked_and_killing_the_server(project: Project) -> None:
         """,
     )
     project.ini(lakebranch_base="sql:schema.sql")
-    project.run().assert_outcomes(passed=2)
+    result = project.run()
+    result.assert_outcomes(passed=2, errors=1)
+    result.stdout.fnmatch_lines(["*ERROR at teardown of test_kill*"])
     first, second = project.records(hook="released")
     assert (first["ending"], second["ending"]) == ("replace", "clean")
     assert "server died" in first["reason"]
