@@ -100,6 +100,14 @@ TABLE: tuple[Row, ...] = (
         "how large the cache of bases may grow, such as 500M; what was not used longest goes",
         "10G",
         "SIZE",
+    Row("check_migrations", "flag", "check each migration: applies, idempotent, reversible, lint", False),
+    Row("check_migrations_since", "text", "check only those that follow this revision", "", "REVISION"),
+    Row(
+        "check_migrations_allow",
+        "list",
+        "what lint lets pass: RULE, or REVISION:RULE",
+        (),
+        "RULE",
     ),
     Row("source", "text", "in the cloud: what all branches are forked from, projects/NAME[/branches/NAME]", "", "PATH"),
     Row("branches", "number", "in the cloud: how many branches, each with a compute, a run may have", 20, "N"),
@@ -158,6 +166,9 @@ class Settings(NamedTuple):
     keep_template: bool
     endpoint_port: int
     endpoint_ca: str
+    check_migrations: bool
+    check_migrations_since: str
+    check_migrations_allow: tuple[str, ...]
     home: str  # empty: the platform's user cache directory
     root: str
     sources: Mapping[str, str]

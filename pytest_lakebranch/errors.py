@@ -4,6 +4,7 @@
     ├── ConfigError      a setting, marker argument or step is written wrongly
     ├── MachineError     this machine lacks something: PostgreSQL, a storage rung, disk space, a right
     ├── BaseError        the base could not be built or sealed
+    ├── MigrationError   a migration does not pass a check
     ├── BranchError      a branch could not be created, forked, reset or used
     │   └── CloudError   the service that branches live at refused, failed or did not answer
     └── HostError        the host process cannot be reached or broke off
@@ -29,6 +30,10 @@ class MachineError(LakebranchError):
 
 class BaseError(LakebranchError):
     """The base could not be built or sealed; nothing was cached."""
+
+
+class MigrationError(LakebranchError):
+    """A migration does not pass a check."""
 
 
 class BranchError(LakebranchError):
@@ -88,5 +93,5 @@ class HostError(LakebranchError):
     """The host process cannot be reached or broke off."""
 
 
-ERRORS = (LakebranchError, ConfigError, MachineError, BaseError, BranchError, CloudError, HostError)
+ERRORS = (LakebranchError, ConfigError, MachineError, BaseError, MigrationError, BranchError, CloudError, HostError)
 BY_NAME: dict[str, type[LakebranchError]] = {kind.__name__: kind for kind in ERRORS}

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from pytest_lakebranch.branch import Branch
     from pytest_lakebranch.leasing import TestLease
+    from pytest_lakebranch.rehearsal import Rehearsals
     from pytest_lakebranch.run import Run
 
 Scope = Literal["function", "class", "module", "package", "session"]
@@ -74,6 +75,18 @@ def lakebranch_run(request: pytest.FixtureRequest) -> Branch:
 
     with told():
         return _run(request).shared("run")
+
+
+@pytest.fixture
+def lakebranch_migration(request: pytest.FixtureRequest) -> Iterator[Rehearsals]:
+    """The newest migration on a branch of its own, in the state that it finds; called with a name, another migration.
+
+    ``.apply()`` and ``.rollback()`` are measured: ``.locks``, ``.rewrites``, ``.wal_bytes``, ``.duration``.
+    """
+    from pytest_lakebranch.rehearsal import rehearsals
+
+    with rehearsals(_run(request)) as newest:
+        yield newest
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ LINES = (
     f'{SIGNATURE}: lease a branch for the test. isolation: "test" (fresh state), "rollback" (a transaction on the '
     'worker\'s branch), "worker" or "run" (a shared branch).',
     "destructive: the test may do anything to its database, and gets a disposable branch.",
+    "lakebranch_migrations: given to the checks of migrations, to choose them with -m.",
 )
 POSITION = re.compile(r"[0-9A-Fa-f]{1,8}/[0-9A-Fa-f]{1,8}")
 PER_TEST = frozenset({"lakebranch", "lakebranch_conn", "lakebranch_url", "lakebranch_factory"})

@@ -69,6 +69,10 @@ def pytest_configure(config: pytest.Config) -> None:
     except ConfigError as error:
         raise pytest.UsageError(f"lakebranch: {error}") from None
     config.stash[TERMINAL] = options.terminal_of(config)
+    if config.stash[SETTINGS].check_migrations:
+        from pytest_lakebranch import checking
+
+        checking.register(config)
     if config.pluginmanager.hasplugin("dsession") or config.pluginmanager.hasplugin("xdist"):
         config.pluginmanager.register(_Xdist(), "lakebranch_xdist")
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 from pytest_lakebranch.schema.model import Schema
 
@@ -30,14 +30,37 @@ def in_both(one: Columns, other: Columns) -> dict[str, tuple[str, ...]]:
     }
 
 
-def prints(connection: Any, columns: Columns) -> dict[str, str]:
-    """For each table a text that is the same for the same rows, in whatever order they lie."""
+class Print(NamedTuple):
+    """The same for the same rows, in whatever order they lie."""
+
+    rows: int
+    hashes: str
+
+
+def prints(connection: Any, columns: Columns) -> dict[str, Print]:
+    """The print of each table, over the named columns."""
     return {table: _print(connection, table, names) for table, names in columns.items()}
 
 
-def _print(connection: Any, table: str, columns: tuple[str, ...]) -> str:
+def _print(connection: Any, table: str, columns: tuple[str, ...]) -> Print:
     """The number of rows and the sum of their hashes; every row is read once."""
     row = f"ROW({', '.join(f't.{column}' for column in columns)})::text"
     query = f"""SELECT count(*), sum(hashtextextended({row} COLLATE "C", 0)::numeric) FROM ONLY {table} t"""  # noqa: S608
     count, total = connection.execute(query).fetchone()
-    return f"{count} rows, {total}"
+    return Print(count, str(total))
+
+
+def differences(before: Mapping[str, Print], after: Mapping[str, Print]) -> Iterator[str]:
+    """What differs, a line for each table."""
+    for table in sorted({*before, *after}):
+        old, new = before.get(table), after.get(table)
+        if old == new:
+            continue
+        if old is None or new is None or old.rows != new.rows:
+            yield f"rows of {table}: {_rows(old)} before, {_rows(new)} after"
+        else:
+            yield f"rows of {table}: there are {old.rows:,} as before, with other values"
+
+
+def _rows(found: Print | None) -> str:
+    return "no table" if found is None else f"{found.rows:,}"
