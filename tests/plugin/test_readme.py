@@ -15,7 +15,7 @@ from pytest_lakebranch import __all__ as public, config, hookspecs, markers
 from pytest_lakebranch.markers import PER_TEST, WIDER
 
 TESTED = {
-    "pytest": ([], ["-n", "2"], ["--lakebranch-schema-diff=diff.md"]),
+    "pytest": ([], ["-n", "2"], ["--lakebranch-schema-diff=diff.md"], ["--lakebranch-check-migrations"]),
     "lakebranch": (["diff", "source", "base"],),
 }
 """Commands that other tests run."""
@@ -36,7 +36,9 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize(("folder", "passed"), [(".", 3), ("app", 2), ("parentage", 4), ("diff", 1), ("migrated", 1)])
+@pytest.mark.parametrize(
+    ("folder", "passed"), [(".", 3), ("app", 2), ("parentage", 4), ("diff", 1), ("migrated", 1), ("migrations", 1)]
+)
 @pytest.mark.parametrize("workers", ["0", "2"])
 def test_files_as_shown(project: Path, folder: str, passed: int, workers: str) -> None:
     """Each example of the README passes as a project of its own, with and without workers."""
