@@ -100,6 +100,7 @@ TABLE: tuple[Row, ...] = (
         "how large the cache of bases may grow, such as 500M; what was not used longest goes",
         "10G",
         "SIZE",
+    ),
     Row("check_migrations", "flag", "check each migration: applies, idempotent, reversible, lint", False),
     Row("check_migrations_since", "text", "check only those that follow this revision", "", "REVISION"),
     Row(
