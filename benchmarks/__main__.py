@@ -9,6 +9,7 @@ from importlib import import_module
 from pathlib import Path
 
 NAMES = ("unused", "branch_start", "suite", "memory", "cli", "emulator", "steps", "lakebase")
+NAMES = ("unused", "branch_start", "suite", "memory", "cli", "emulator", "steps", "schema_diff")
 
 
 def main() -> int:

@@ -18,6 +18,7 @@ from pytest_lakebranch.errors import LakebranchError
 from pytest_lakebranch.migrations.observation import Observation
 from pytest_lakebranch.rehearsal import Planned, Stage
 from pytest_lakebranch.run import run_of
+from pytest_lakebranch.schema import elsewhere
 from pytest_lakebranch.schema.markdown import code, plain
 from pytest_lakebranch.stash import SETTINGS
 
@@ -122,10 +123,17 @@ class MigrationChecks:
         if not since:
             return self._stage.own
         try:
-            after = self._stage.named(since)
+            return self._since(since)
         except LakebranchError as error:
             raise pytest.UsageError(f"lakebranch_check_migrations_since: {error}") from None
-        return self._stage.own[self._stage.own.index(after) + 1 :] if after in self._stage.own else self._stage.own
+
+    def _since(self, since: str) -> list[Planned]:
+        own = self._stage.own
+        if since.startswith(elsewhere.REVISION):
+            there = elsewhere.files_at(since.removeprefix(elsewhere.REVISION), root=self._root)
+            return [one for one in own if (self._root / one.migration.source).resolve() not in there]
+        after = self._stage.named(since)
+        return own[own.index(after) + 1 :] if after in own else own
 
     def of_file(self, path: Path) -> list[Planned]:
         """The migrations that are written in a file."""

@@ -102,7 +102,13 @@ TABLE: tuple[Row, ...] = (
         "SIZE",
     ),
     Row("check_migrations", "flag", "check each migration: applies, idempotent, reversible, lint", False),
-    Row("check_migrations_since", "text", "check only those that follow this revision", "", "REVISION"),
+    Row(
+        "check_migrations_since",
+        "text",
+        "check only those after this migration, or git:REF: not in git there",
+        "",
+        "WHICH",
+    ),
     Row(
         "check_migrations_allow",
         "list",

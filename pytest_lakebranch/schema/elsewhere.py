@@ -74,6 +74,13 @@ def of_revision(revision: str, *, root: Path, home: Path) -> Schema:
         return Schema.from_json(json.loads(done.stdout)["things"])
 
 
+def files_at(revision: str, *, root: Path) -> set[Path]:
+    """The files that are in git at a revision, as they lie in the working tree of ``root``. Raises ConfigError."""
+    top = Path(_git(revision, root, "rev-parse", "--show-toplevel").decode().strip())
+    listed = _git(revision, top, "ls-tree", "-r", "-z", "--name-only", "--full-tree", revision)
+    return {top / name for name in listed.decode().split("\0") if name}
+
+
 def _exported(revision: str, root: Path, directory: Path) -> Path:
     """The files of a revision in ``directory``; where in it the project lies."""
     top = _git(revision, root, "rev-parse", "--show-toplevel").decode().strip()

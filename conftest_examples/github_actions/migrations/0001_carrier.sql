@@ -1,0 +1,1 @@
+ALTER TABLE parcel ADD IF NOT EXISTS carrier text;
