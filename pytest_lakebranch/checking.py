@@ -193,7 +193,7 @@ class MigrationChecks:
             cells = [MARKS.get(self._outcomes.get((label, check), ("", ""))[0], "") for check in ALL]
             seen = next((one for check in ALL if (one := self._outcomes.get((label, check), ("", ""))[1])), "")
             lines.append(f"| {code(label)} | {' | '.join(cells)} | {plain(seen)} |")
-        return "\n".join([*lines, "", "⏭: declared irreversible", ""])
+        return "\n".join([*lines, "", "⏭: declared irreversible, or nothing undoes it", ""])
 
 
 def _is_single(argument: str) -> bool:

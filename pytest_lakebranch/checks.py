@@ -71,7 +71,7 @@ class Checks:
         Raises Irreversible when the migration is declared so.
         """
         if not planned.migration.reversible:
-            raise Irreversible(f"migration {planned.label} is declared irreversible")
+            raise Irreversible(f"migration {planned.label} is declared irreversible, or nothing undoes it")
         with self._stage.fork(planned) as branch:
             rehearsal = Rehearsal(self._stage, planned, lambda: branch)
             original = branch.schema()

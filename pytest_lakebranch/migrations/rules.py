@@ -29,7 +29,7 @@ class Finding:
     instead: str
 
     def __str__(self) -> str:
-        return f"{self.rule}: {self.what}\n    {self.instead}"
+        return f"{self.rule}: {self.what}\n    {self.instead}".rstrip()
 
 
 def findings(diff: SchemaDiff, seen: Observation) -> Iterator[Finding]:
