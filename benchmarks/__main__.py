@@ -8,8 +8,7 @@ from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
 
-NAMES = ("unused", "branch_start", "suite", "memory", "cli", "emulator", "steps", "lakebase")
-NAMES = ("unused", "branch_start", "suite", "memory", "cli", "emulator", "steps", "schema_diff")
+NAMES = ("unused", "branch_start", "suite", "memory", "cli", "emulator", "steps", "lakebase", "schema_diff")
 
 
 def main() -> int:

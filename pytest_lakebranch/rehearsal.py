@@ -49,6 +49,11 @@ class Stage:
     """
 
     def __init__(self, run: Run) -> None:
+        if run.settings.provider != "local":
+            raise ConfigError(
+                "migrations are measured as a superuser, which a cloud gives nobody: check them with "
+                "--lakebranch-provider=local."
+            )
         self._run = run
         self._root = Path(run.settings.root)
         self._steps = parse_all(run.entries, run.settings)
