@@ -187,7 +187,6 @@ def test_missing_credentials_are_an_error_before_the_first_test(
     for name in environ(cloud):
         monkeypatch.delenv(name)
     monkeypatch.setenv("DATABRICKS_CONFIG_FILE", str(project.path / "none"))
-    monkeypatch.setenv("DATABRICKS_AUTH_TYPE", "pat")
     project.write(test_it="def test_it(lakebranch): ...")
     result = project.run()
     assert result.ret == pytest.ExitCode.USAGE_ERROR

@@ -102,9 +102,13 @@ def _login(values: Mapping[str, str]) -> Login:
 
 
 def _by_sdk(values: Mapping[str, str]) -> Login:
+    wanted = values.get("auth_type", "")
+    if wanted in (PAT, M2M) or not values.get("host"):
+        which = f" for {wanted}" if wanted else ""
+        raise ConfigError(f"lakebranch_provider=lakebase: there are no credentials{which}. {WAYS}")
     if find_spec("databricks") is None or find_spec("databricks.sdk") is None:
-        what = f"DATABRICKS_AUTH_TYPE={values['auth_type']} needs" if values.get("auth_type") else "other logins need"
-        raise ConfigError(f"lakebranch_provider=lakebase: no credentials were found, and {what} databricks-sdk. {WAYS}")
+        what = f"DATABRICKS_AUTH_TYPE={wanted} needs" if wanted else "another login needs"
+        raise ConfigError(f"lakebranch_provider=lakebase: there are no credentials, and {what} databricks-sdk. {WAYS}")
     return Login(values.get("host", ""), SDK)
 
 

@@ -109,10 +109,11 @@ class Project:
 
 
 def check(settings: Settings, environ: Mapping[str, str] | None = None) -> ProviderFacts:
-    """What can be known without a call; raises ConfigError."""
+    """What can be known without asking the project; raises ConfigError. What databricks-sdk needs, it looks for."""
     project, branch = _source(settings)
     login = auth.find(os.environ if environ is None else environ)
-    return _facts(login.host or login.method, f"{project}/branches/{branch or 'default'}", "")
+    host = login.host if login.method != auth.SDK else auth.authorization(login, fetch, Clock())[0]
+    return _facts(host, f"{project}/branches/{branch or 'default'}", "")
 
 
 def _facts(host: str, source: str, version: str) -> ProviderFacts:
