@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ import psutil
 import pytest
 
 from pytest_lakebranch.waiting import Deadline, poll
-from tests.plugin.conftest import Project
+from tests.plugin.conftest import PLAIN, Project
 
 sys.path.append(str(Path(__file__).parents[1] / "contract"))
 from emulator_rigs import Emulated, emulated
@@ -191,3 +192,18 @@ def test_missing_credentials_are_an_error_before_the_first_test(
     result = project.run()
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["ERROR: lakebranch: *no*DATABRICKS_HOST*"])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("SOAK_LEASES" not in os.environ, reason="takes minutes: `make soak`")
+def test_the_inventory_example(cloud: Emulated, project: Project) -> None:
+    """The stock application as it is, by one option, with four workers, its destructive tests among them."""
+    root = cloud.emulator.world.projects["demo"].branches["production"].store.running().server
+    root.control.execute('alter role "developer@example.com" superuser')  # some of its tests make superusers
+    example = Path(__file__).parents[2] / "conftest_examples" / "inventory"
+    options = ("--lakebranch-provider=lakebase", f"--lakebranch-source={cloud.project}", "-n", "4")
+    command = [sys.executable, "-m", "pytest", "-q", *PLAIN, "-p", "no:cacheprovider", *options]
+    run = subprocess.run(command, cwd=example, capture_output=True, text=True, check=False)
+    print(run.stdout, run.stderr)
+    assert pytest.RunResult.parse_summary_nouns(run.stdout.splitlines()) == {"passed": 80}
+    assert ours(cloud) == []
