@@ -81,8 +81,11 @@ def pinned(state: State) -> set[Path]:
     return {Path(kept.stands_on) for kept in found if kept is not None and kept.stands_on}
 
 
-def open_command(test: str, settings: dict[str, Any]) -> str:
+def open_command(test: str, branch: str, settings: dict[str, Any]) -> str:
     """The command that opens the branch kept for ``test``, with these settings of its run."""
+    if settings["provider"] != "local":
+        source = f"LAKEBRANCH_SOURCE={settings['source']}"
+        return shlex.join([source, "lakebranch", "open", branch, "--provider", settings["provider"]])
     words = ["lakebranch", "open", test]
     if settings["sources"].get("home", "").startswith("--"):  # elsewhere it is found where the run found it
         words += ["--home", settings["home"]]

@@ -47,7 +47,7 @@ class Outcome:
                 )
             settings = self._run.settings
             if settings.keep != "never":
-                command = open_command(item.nodeid, settings.to_json())
+                command = open_command(item.nodeid, branch.name, settings.to_json())
                 yield f"branch {branch.name} is kept for {settings.keep_for}, as the test leaves it: {command}"
 
 

@@ -240,7 +240,7 @@ def _record(lease: str, branch: str, request: Request, *, parent: str, waited: f
 
 
 def _kept(kept: Kept) -> KeptBranch:
-    command = open_command(kept.test, kept.settings)
+    command = open_command(kept.test, kept.branch, kept.settings)
     return KeptBranch(kept.branch, kept.test, kept.worker, kept.until, kept.bytes, command)
 
 

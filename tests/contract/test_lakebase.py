@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator
+from datetime import UTC
 from pathlib import Path
 
 import psycopg
@@ -14,6 +16,7 @@ from lakebase_rigs import Cloud, cloud, ours, sql
 from pytest_lakebranch.branches.base import Plan
 from pytest_lakebranch.branches.lease import Request
 from pytest_lakebranch.errors import CloudError
+from pytest_lakebranch.kept import Kept, open_command
 from pytest_lakebranch.postgres.connect import connect
 from pytest_lakebranch.providers.lakebase.compute import LakebaseCompute
 
@@ -157,3 +160,19 @@ def test_steps_make_a_template(here: Cloud) -> None:
     engine.close()
     assert engine.summary().left_behind == ()
     assert ours(here.emulated) == []
+
+
+def test_a_kept_branch_stays_and_expires(here: Cloud) -> None:
+    """Until its time has passed; its name is what `lakebranch open` takes."""
+    compute = here.start("b9")
+    until = time.time() + 7200
+    settings = here.settings.to_json()
+    note = compute.keep(Kept("run", "b9", "test_x", "gw0", "failed", "/", time.time(), until, settings))
+    assert "lakebranch open b9 --provider lakebase" in open_command(note.test, note.branch, settings)
+    here.provider.close()
+    (left,) = ours(here.emulated)
+    found = here.emulated.w.postgres.get_branch(f"{here.emulated.project}/branches/{left}")
+    assert found.status is not None
+    assert found.status.expire_time is not None
+    assert abs(found.status.expire_time.ToDatetime(tzinfo=UTC).timestamp() - until) < 60
+    here.emulated.w.postgres.delete_branch(f"{here.emulated.project}/branches/{left}", purge=True).wait()
