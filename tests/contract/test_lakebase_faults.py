@@ -168,6 +168,18 @@ def test_the_reaper_takes_what_is_ours_and_dead(lakebase: Emulated, tmp_path: Pa
                     lakebase.w.postgres.delete_branch(f"{lakebase.project}/branches/{name}", purge=True).wait()
 
 
+def test_generations_are_swept_from_the_youngest(lakebase: Emulated, tmp_path: Path) -> None:
+    """A parent cannot go before its children, however many generations there are."""
+    with cloud(lakebase, tmp_path, run="sweeper") as here:
+        project = here.provider._project
+        source = lakebase.production
+        for number in range(3):
+            made = Name(project.owner, project.run, f"b{number}", time.time() + 86400)
+            source = lakebase.branch(source=source, name=str(made)).name
+        assert len(project.sweep(lambda name, _: name.run == project.run)) == 3
+    assert poll(lambda: None if ours(lakebase) else True, deadline=Deadline(10))
+
+
 @pytest.mark.parametrize(
     ("environ", "options", "says"),
     [

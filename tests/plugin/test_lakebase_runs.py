@@ -58,6 +58,11 @@ def cloud(service: Emulated, project: Project, monkeypatch: pytest.MonkeyPatch) 
     return service
 
 
+def assert_nothing_left(cloud: Emulated) -> None:
+    """What is being deleted is soon gone."""
+    assert poll(lambda: None if ours(cloud) else True, deadline=Deadline(20)), ours(cloud)
+
+
 def test_a_run_with_workers(cloud: Emulated, project: Project) -> None:
     """Every test sees the base, the application follows the tests, nothing is left, no secret is said."""
     project.write(
@@ -91,7 +96,7 @@ def test_a_run_with_workers(cloud: Emulated, project: Project) -> None:
     )
     result = project.spawn("-n", "2", "--lakebranch-report=report.json", "--lakebranch-report=report.html", "-vv")
     result.assert_outcomes(passed=9, failed=1)
-    assert ours(cloud) == []
+    assert_nothing_left(cloud)
     secret = environ(cloud)["DATABRICKS_TOKEN"]
     said = "\n".join([*result.outlines, *result.errlines, *_texts(project)])
     for each in (secret, *_database_tokens(cloud)):
@@ -122,7 +127,7 @@ def test_only_reading_makes_a_branch_for_each_worker(cloud: Emulated, project: P
     before = calls(cloud).count("create_branch")
     project.spawn("-n", "2").assert_outcomes(passed=8)
     assert calls(cloud).count("create_branch") - before <= 3
-    assert ours(cloud) == []
+    assert_nothing_left(cloud)
 
 
 @pytest.mark.parametrize("victim", ["controller", "host"])
@@ -154,7 +159,7 @@ def test_killed(cloud: Emulated, project: Project, victim: str) -> None:
         reaped.stdout.fnmatch_lines(["deleted projects/demo/branches/lakebranch-*"])
         command(project, "reap")
     run.wait()
-    assert poll(lambda: None if ours(cloud) else True, deadline=Deadline(20)), ours(cloud)
+    assert_nothing_left(cloud)
 
 
 def _is_host(process: psutil.Process, home: Path) -> bool:
@@ -206,4 +211,4 @@ def test_the_inventory_example(cloud: Emulated, project: Project) -> None:
     run = subprocess.run(command, cwd=example, capture_output=True, text=True, check=False)
     print(run.stdout, run.stderr)
     assert pytest.RunResult.parse_summary_nouns(run.stdout.splitlines()) == {"passed": 80}
-    assert ours(cloud) == []
+    assert_nothing_left(cloud)

@@ -73,10 +73,12 @@ class Project:
         """Delete the branches that are due, children first; their paths. Never any that the guard refuses."""
         found = [view for view in self.api.branches() if self._may_go(view, is_due)]
         paths = [str(view["name"]) for view in found]
-        parents = {str((view.get("status") or {}).get("source_branch", "")) for view in found}
-        for view in sorted(found, key=lambda view: str(view["name"]) in parents):
-            if not dry_run:
+        while found and not dry_run:
+            parents = {str((view.get("status") or {}).get("source_branch", "")) for view in found}
+            leaves = [view for view in found if view["name"] not in parents] or found
+            for view in leaves:
                 self._delete(view)
+            found = [view for view in found if view not in leaves]
         return paths
 
     def _may_go(self, view: dict[str, Any], is_due: Callable[[Name, str], bool]) -> bool:
