@@ -33,8 +33,9 @@ soak: $(VENV)/.installed  ## rewind proved with 5,000 random leases, layers with
 cloud: $(VENV)/.installed  ## the provider tests on Databricks Lakebase: CLOUD_SOURCE=projects/NAME and DATABRICKS_* in the environment
 	$(BIN)/python -m pytest tests/contract/test_provider.py -k cloud
 
-bench: $(VENV)/.installed  ## the figures of the README
+bench: $(VENV)/.installed  ## the figures of the README, and those of other plugins (benchmarks/peers)
 	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks.peers
 
 clean:
 	rm -rf $(VENV) build dist

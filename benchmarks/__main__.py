@@ -8,7 +8,7 @@ from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
 
-NAMES = ("unused", "branch_start", "suite", "memory", "cli", "emulator", "steps", "lakebase", "schema_diff")
+NAMES = ("unused", "leases", "branch_start", "suite", "memory", "cli", "emulator", "steps", "lakebase", "schema_diff")
 
 
 def main() -> int:

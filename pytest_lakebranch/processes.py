@@ -95,7 +95,8 @@ def _start_time(pid: int) -> str:
 def stat_fields(pid: int) -> list[str]:
     """/proc/PID/stat from the state letter on (proc(5)); empty when there is no such process."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+        with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:  # noqa: PTH123  (several times on every lease)
+            return file.read().decode(errors="replace").rsplit(")", 1)[1].split()
     except (FileNotFoundError, ProcessLookupError):
         return []
 

@@ -19,6 +19,10 @@ class Address:
     def __init__(self, path: Path) -> None:
         self._path = path
 
+    def lead_first_to(self, endpoint: Endpoint) -> None:
+        """Lead to ``endpoint``: for an address that was never used."""
+        self._path.symlink_to(endpoint.host)
+
     def lead_to(self, endpoint: Endpoint) -> None:
         """Lead to ``endpoint`` from now on, atomically."""
         move(self._path, Path(endpoint.host))

@@ -53,7 +53,7 @@ class Loan:
     lock: threading.RLock = field(default_factory=threading.RLock)
 
     def __post_init__(self) -> None:
-        self.address.lead_to(self.compute.endpoint)
+        self.address.lead_first_to(self.compute.endpoint)
 
     @property
     def grant(self) -> Grant:
@@ -86,9 +86,12 @@ class Loan:
     def _is_put_back(self) -> bool:
         try:
             self.compute.end_connections()
+            if self.compute.change() is not None and self.compute.rewind() is not None:
+                return False
+            self.compute.settle()
         except BranchError:
             return False
-        return self.compute.change() is None or self.compute.rewind() is None
+        return True
 
     def end(self, *, lost: str | None = None, note: Kept | None = None) -> LeaseEnd:
         """Cut the branch off from its clients, decide what becomes of it, and give it back.

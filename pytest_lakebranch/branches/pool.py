@@ -96,8 +96,12 @@ class Pool:
         with self._changed:
             if reusable and not self._retired and self._stock.keeps(len(self._idle)):
                 self._lent -= 1
-                self._idle.append(compute)
-                self._changed.notify()
+                if compute.is_settled:
+                    self._idle.append(compute)
+                    self._changed.notify()
+                else:
+                    self._starting += 1
+                    self._background.submit(self._settle, compute)
                 return
             if not reusable:
                 self._stock.used_up()
@@ -121,6 +125,19 @@ class Pool:
             self._lent += 1
         self._background.submit(self._discard, compute, disposable=False)
         return True
+
+    def _settle(self, compute: Compute) -> None:
+        """A spare again, or another one in its place."""
+        try:
+            compute.settle()
+        except BranchError:
+            with self._changed:
+                self._starting -= 1
+                self._lent += 1
+                self._refill()
+            self._discard(compute, disposable=False)
+            raise
+        self._account(compute, None)
 
     def retire(self) -> None:
         """Keep no spares from now on. Whoever holds the pool or has a branch of it may still take one."""

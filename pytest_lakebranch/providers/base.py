@@ -54,6 +54,13 @@ class Compute(Protocol):
         why this cannot be done or cannot be proven; then it must not be used any more.
         """
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether a lease can begin at once; else :meth:`settle` is to be called first."""
+
+    def settle(self) -> None:
+        """Do what a rewind has left to be done when nobody waits for it. Raises BranchError when it is of no use."""
+
     def fork_point(self) -> ForkPoint:
         """The present state, frozen, consistent also while clients write; the same one until something is written.
 

@@ -326,7 +326,7 @@ def test_h15_clients_that_return(branch: Branch) -> None:
 def test_h17_page_that_stays_in_use(branch: Branch, monkeypatch: pytest.MonkeyPatch) -> None:
     """A page that cannot be dropped from memory is not passed over."""
     monkeypatch.setattr(buffers, "PATIENCE", 0.05)
-    monkeypatch.setattr(buffers, "EVICT", "select 1, pg_current_wal_insert_lsn()::text where (%s || %s) <> ''")
+    monkeypatch.setattr(buffers, "EVICT", "select 1, pg_current_wal_insert_lsn()::text where ($1 || $2) <> ''")
     branch.sql("delete from ul", "delete from t0 where id = 1")
     assert branch.replaced() == "a page in memory stayed in use"
 
@@ -350,7 +350,7 @@ def test_h19_files_that_grew_in_silence(branch: Branch) -> None:
 
 def test_h20_relations_above_one_segment(branch: Branch, monkeypatch: pytest.MonkeyPatch) -> None:
     """The number of a block leads to its segment, and each segment is put back to its own size."""
-    wanted: list[tuple[str, int, list[int] | None]] = []
+    wanted: list[tuple[str, str, int, list[int] | None]] = []
     monkeypatch.setattr(files.Files, "_segment", lambda self, *args: wanted.append(args))
     knowledge = branch.oracle.sealed.knowledge
     assert knowledge is not None
@@ -358,8 +358,8 @@ def test_h20_relations_above_one_segment(branch: Branch, monkeypatch: pytest.Mon
     monkeypatch.setitem(knowledge.manifest.relations, relation, {"": [1 << 30, 1 << 30, 8192]})
     made = files.Files("/nowhere", knowledge.files, knowledge.manifest)
     made.put_back_blocks(relation, [5, 131072, 131077, 262144, 999999])
-    assert [blocks for _, _, blocks in wanted] == [[0, 5], [0, 5], [0]]
-    assert [path.rpartition(".")[2] for path, _, _ in wanted][1:] == ["1", "2"]
+    assert [blocks for *_, blocks in wanted] == [[0, 5], [0, 5], [0]]
+    assert [name.rpartition(".")[2] for _, name, _, _ in wanted][1:] == ["1", "2"]
 
 
 def test_h22_sealed_file_that_is_gone(shared_home: Path, tmp_path: Path) -> None:

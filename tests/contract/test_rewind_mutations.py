@@ -79,13 +79,19 @@ def h3(patch: Patch) -> None:
 def h4(patch: Patch) -> None:
     """Init forks are not put back."""
     segment = files.Files._segment
-    patch.setattr(files.Files, "_segment", lambda self, path, *rest: "_init" in path or segment(self, path, *rest))
+    patch.setattr(
+        files.Files, "_segment", lambda self, folder, name, *rest: "_init" in name or segment(self, folder, name, *rest)
+    )
 
 
 def h5(patch: Patch) -> None:
     """The maps of catalogs stay."""
     segment = files.Files._segment
-    patch.setattr(files.Files, "_segment", lambda self, path, *rest: files.MAPS in path or segment(self, path, *rest))
+    patch.setattr(
+        files.Files,
+        "_segment",
+        lambda self, folder, name, *rest: name == files.MAPS or segment(self, folder, name, *rest),
+    )
 
 
 def h8(patch: Patch) -> None:
@@ -114,7 +120,7 @@ def h11(patch: Patch) -> None:
 
 def h17(patch: Patch) -> None:
     """What is in memory stays there."""
-    patch.setattr(buffers, "EVICT", "select 0, pg_current_wal_insert_lsn()::text where (%s || %s) <> ''")
+    patch.setattr(buffers, "EVICT", "select 0, pg_current_wal_insert_lsn()::text where ($1 || $2) <> ''")
 
 
 def h19(patch: Patch) -> None:

@@ -10,9 +10,11 @@ from dataclasses import dataclass, field
 from pytest_lakebranch.errors import BranchError
 from pytest_lakebranch.processes import LINUX, has_pidfd
 from pytest_lakebranch.providers.local.processes import (
+    Footprint,
     await_end,
     child_pids,
     close_handles,
+    footprint,
     is_running,
     open_handles,
 )
@@ -20,6 +22,8 @@ from pytest_lakebranch.providers.local.server import Server
 from pytest_lakebranch.state import SOCKET_NAME
 from pytest_lakebranch.waiting import Deadline, poll
 
+AUXILIARY = frozenset({"checkpointer", "background writer", "walwriter", "walsummarizer", "archiver"})
+"""Processes that write nothing of their own to databases (backend_type of pg_stat_activity)."""
 CLIENT_KINDS = frozenset({"client backend", "walsender", "parallel worker"})
 GRACE_SECONDS = 0.02
 """How long a process whose client has gone may take to notice."""
@@ -67,6 +71,16 @@ class Clients:
         """
         return poll(lambda: None if self.present() else True, deadline=Deadline(GRACE_SECONDS)) is None
 
+    def footprint(self) -> Footprint | None:
+        """What changes whenever the server starts a process: equal ones prove that nobody has written in between.
+
+        None where this machine does not tell, the server is dead, or has processes that write by themselves.
+        """
+        control = self.server.connection
+        if not LINUX or control is None or control.closed or not self.other_kinds <= AUXILIARY:
+            return None
+        return footprint(self.server.pid, known={*self._others, control.info.backend_pid})
+
     def _serving(self, pids: set[int]) -> set[int]:
         kinds: dict[int, str] = dict(self.server.query(KINDS, list(pids)))
         self._others |= {pid: kind for pid, kind in kinds.items() if kind not in CLIENT_KINDS}
@@ -103,9 +117,8 @@ class Clients:
 
     def _queue(self) -> bool:
         """Whether a connection to our socket waits to be accepted: it has no inode yet (unix_seq_show, af_unix.c)."""
-        path = b" 0 " + os.fsencode(self.server.sockets / SOCKET_NAME)
-        with open("/proc/net/unix", "rb") as sockets:  # noqa: PTH123  (at the end of each lease)
-            return any(line.rstrip().endswith(path) for line in sockets)
+        with open("/proc/net/unix", "rb", buffering=0) as sockets:  # noqa: PTH123  (at the end of each lease)
+            return b" 0 " + os.fsencode(f"{self.server.sockets}/{SOCKET_NAME}\n") in sockets.read()
 
     def _end_these(self, pids: set[int]) -> set[int]:
         handles = open_handles(pids)

@@ -13,6 +13,8 @@ from pytest_lakebranch.model import Endpoint, ForkPoint
 from pytest_lakebranch.providers.local import control_file
 from pytest_lakebranch.providers.local.clients import Clients
 from pytest_lakebranch.providers.local.freeze import PAGE_HEADER, Backup
+from pytest_lakebranch.providers.local.processes import Footprint
+from pytest_lakebranch.providers.local.rewind import wal
 from pytest_lakebranch.providers.local.rewind.rewinder import Rewinder
 from pytest_lakebranch.providers.local.rewind.unproven import UnprovenError
 from pytest_lakebranch.providers.local.server import Server
@@ -27,6 +29,7 @@ LARGEST_LOG = 64 << 20
 """Bytes of log from which a fresh branch is quicker than reading what was touched."""
 DYING_SECONDS = 5.0
 """How long a server that has ended its connections may take to end itself."""
+Configuration = tuple[tuple[int, int, int], ...]
 CONFIGURATION = ("postgresql.auto.conf", "postgresql.conf", "pg_hba.conf", "pg_ident.conf")
 
 
@@ -55,7 +58,7 @@ class State:
     position: int
     slots: int
     prepared: int
-    configuration: tuple[tuple[int, int, int], ...]
+    configuration: Configuration
     unlogged: int = 0
 
     def difference(self, later: State) -> str | None:
@@ -84,6 +87,7 @@ class LocalCompute:
         self._seen: State | None = None
         self._counted: State | None = None
         self._frozen: tuple[ForkPoint, State] | None = None
+        self._untouched: Footprint | None = None
 
     @property
     def name(self) -> str:
@@ -114,17 +118,23 @@ class LocalCompute:
             return
         if self.at.position is None:
             self.at.position = self._state_or_error().position
-        self._is_home(self.at, self.at.position)
+        self._is_home(self.at, self.at.position, self._configuration())
 
-    def _is_home(self, at: Sealed, position: int) -> None:
+    def _is_home(self, at: Sealed, position: int, configuration: Configuration) -> None:
         """Note that the branch is in its sealed state at this position of the log."""
         unlogged = 0 if at.knowledge is None else len(at.knowledge.unlogged)
-        state = State(position, 0, 0, self._configuration(), unlogged)
+        state = State(position, 0, 0, configuration, unlogged)
         self._home = self._mark = self._counted = state
         self._frozen = (ForkPoint(at.key, str(at.data)), state)
 
     def mark(self) -> None:
-        """See Compute. Where branches cannot be rewound, what was written meanwhile is part of the marked state."""
+        """See Compute. Where branches cannot be rewound, what was written meanwhile is part of the marked state.
+
+        Where the server has started no process since it was last in the marked state, nobody can have written.
+        """
+        self.settle()
+        if self._untouched is not None and self._untouched == self._clients.footprint():
+            return
         state = self._counted_state()
         if self._can_be_rewound and self._home is not None and state != self._home:
             reason = self.rewind()
@@ -148,10 +158,13 @@ class LocalCompute:
         try:
             if self._clients.remain():
                 return "a client is connected"
+            footprint = self._clients.footprint()
             self._seen = self._state()
-            return self._mark.difference(self._seen)
         except (psycopg.Error, OSError) as error:
             return f"server died: {self._last_words() or error}"
+        change = self._mark.difference(self._seen)
+        self._untouched = footprint if change is None else None
+        return change
 
     def death(self) -> str | None:
         """See Compute. A postmaster ends some time after the connections that it tells to."""
@@ -176,10 +189,25 @@ class LocalCompute:
             if self._seen is not None and self._seen.position - self._home.position > LARGEST_LOG:
                 return "more was written than is worth reading"
             rewinder = Rewinder(self.server, self._clients, self.at, self.at.knowledge)
-            self._is_home(self.at, rewinder.rewind(self._home.position))
+            position, self._untouched = rewinder.rewind(self._home.position)
+            self._is_home(self.at, position, self._home.configuration)
         except (UnprovenError, BranchError, psycopg.Error, OSError) as error:
             return self._refusal(error)
         return None
+
+    @property
+    def is_settled(self) -> bool:
+        """See Compute. A control connection that remembers a catalog which is no more was closed."""
+        return self.server.connection is not None
+
+    def settle(self) -> None:
+        """See Compute."""
+        if not self.is_settled:
+            self.server.open_control()
+            self.server.plan(wal.READ, "0/0")  # the catalog's caches are empty: it takes longer than all the rest
+            footprint = self._clients.footprint()
+            if self._counted_state() == self._home:
+                self._untouched = footprint
 
     def _refusal(self, error: Exception) -> str:
         if not self.server.is_alive or (self.server.connection is not None and self.server.connection.closed):
@@ -244,12 +272,15 @@ class LocalCompute:
             raise BranchError(f"the server of {self.name} died: {self._last_words()}") from error
 
     def _state(self) -> State:
-        position, slots, prepared = self.server.query(STATE)[0]
-        return State(control_file.position(position), slots, prepared, self._configuration())
+        position, slots, prepared = self.server.ask(STATE)[0]
+        return State(control_file.position(str(position)), int(slots or 0), int(prepared or 0), self._configuration())
 
-    def _configuration(self) -> tuple[tuple[int, int, int], ...]:
-        data = self.data
-        found = (os.stat(f"{data}/{name}") for name in CONFIGURATION)  # noqa: PTH116  (on every lease)
+    def _configuration(self) -> Configuration:
+        data = os.open(self.data, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            found = [os.stat(name, dir_fd=data) for name in CONFIGURATION]
+        finally:
+            os.close(data)
         return tuple((file.st_ino, file.st_size, file.st_mtime_ns) for file in found)
 
     def _counted_state(self) -> State:

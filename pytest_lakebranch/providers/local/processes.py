@@ -16,7 +16,8 @@ from pytest_lakebranch.processes import LINUX, has_pidfd, stat_fields
 def child_pids(pid: int) -> set[int]:
     """The children of a postmaster, which has one thread; zombies included. Empty where /proc does not tell."""
     try:
-        return {int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_bytes().split()}
+        with open(f"/proc/{pid}/task/{pid}/children", "rb", buffering=0) as children:  # noqa: PTH123  (on every lease)
+            return {int(word) for word in children.read().split()}
     except (FileNotFoundError, ProcessLookupError):
         return set()
 
@@ -25,6 +26,32 @@ def is_running(pid: int) -> bool:
     """Whether a process exists and is not a zombie."""
     fields = stat_fields(pid)
     return bool(fields) and fields[0] not in "ZX"
+
+
+Footprint = tuple[int, frozenset[int]]
+"""Page faults of all children that have ended; the children that live."""
+OWN_FAULTS, WAITED_FAULTS = 7, 8
+"""Of /proc/PID/stat, counted from the state letter: minor faults of a process, and of its children that it has waited
+for (proc(5), fields 10 and 11)."""
+
+
+def footprint(pid: int, known: set[int]) -> Footprint | None:
+    """What changes whenever a process starts another one: the ``known`` children are taken to live.
+
+    Any process has faults, at the latest when it first writes to its stack after fork(2). A child that has ended counts
+    the same before it is waited for (in /proc as a zombie) and afterwards. None when the process is dead.
+    """
+    before, children, ended, living = stat_fields(pid), child_pids(pid), 0, set(known)
+    for child in children - known:
+        fields = stat_fields(child)
+        if fields and fields[0] in "ZX":
+            ended += int(fields[OWN_FAULTS]) + int(fields[WAITED_FAULTS])
+        else:
+            living.add(child)
+    after = stat_fields(pid)
+    if not after or after[0] in "ZX" or not known <= children or before[WAITED_FAULTS] != after[WAITED_FAULTS]:
+        return None  # dead, or it has just waited for a child: which may have been counted twice, or not at all
+    return int(after[WAITED_FAULTS]) + ended, frozenset(living)
 
 
 def open_handles(pids: Iterable[int]) -> dict[int, int]:

@@ -21,14 +21,19 @@ from pytest_lakebranch.waiting import Deadline, poll
 
 if TYPE_CHECKING:
     import psycopg
+    from psycopg import pq
 
 READY_SECONDS = 60.0
 STOP_SECONDS = 300.0
 """How long a clean shutdown may take: it writes all of shared buffers."""
 STATUS_LINE = 7
 """Of postmaster.pid, from 0 (LOCK_FILE_LINE_PM_STATUS, pidfile.h)."""
-LOCK_TIMEOUT = 5000
-"""Milliseconds after which the control connection gives up on what a client has locked."""
+CONTROL = {
+    "lock_timeout": "5000",  # milliseconds after which it gives up on what a client has locked
+    "plan_cache_mode": "force_generic_plan",  # the same few statements again and again
+    "jit": "off",
+}
+"""Settings of the control connection."""
 SUPERUSER = "postgres"
 MAINTENANCE = "postgres"
 
@@ -45,6 +50,7 @@ class Server:
     connection: psycopg.Connection[Any] | None = field(default=None)
     sealed_until: int | None = None
     """The time, in nanoseconds of the files' clock, when its files were still those of a layer; None for others."""
+    _prepared: dict[str, bytes] = field(default_factory=dict)
 
     @property
     def pid(self) -> int:
@@ -97,12 +103,13 @@ class Server:
         """Open the control connection; raises BranchError."""
         import psycopg
 
+        self._prepared.clear()
         try:
             self.connection = connect(
                 self.endpoint(MAINTENANCE),
                 autocommit=True,
                 prepare_threshold=0,
-                options=f"-c lock_timeout={LOCK_TIMEOUT}",
+                options=" ".join(f"-c {name}={value}" for name, value in CONTROL.items()),
             )
         except psycopg.OperationalError as error:
             raise BranchError(f"the server of {self.name} refuses its own superuser: {error}{self._blame()}") from error
@@ -171,7 +178,44 @@ class Server:
         """Run one statement on the control connection."""
         return self.control.execute(sql, args or None).fetchall()
 
+    def ask(self, sql: str, *args: str) -> list[tuple[str | None, ...]]:
+        """Run one statement on the control connection as it comes, ``$1`` … being text: its rows, as text.
+
+        For what is asked on every lease: the statement is prepared once, and a row costs no more than libpq takes.
+        Raises psycopg.Error.
+        """
+        from psycopg import errors, pq
+
+        connection = self.control.pgconn
+        if sql not in self._prepared:
+            self._prepare(connection, sql)
+        done = connection.exec_prepared(self._prepared[sql], [value.encode() for value in args])
+        if done.status != pq.ExecStatus.TUPLES_OK:
+            raise errors.error_from_result(done)
+        return [
+            tuple(_text(done.get_value(row, column)) for column in range(done.nfields)) for row in range(done.ntuples)
+        ]
+
+    def _prepare(self, connection: pq.abc.PGconn, sql: str) -> None:
+        from psycopg import errors, pq
+
+        name = f"lakebranch{len(self._prepared)}".encode()
+        done = connection.prepare(name, sql.encode())
+        if done.status != pq.ExecStatus.COMMAND_OK:
+            raise errors.error_from_result(done)
+        self._prepared[sql] = name
+
+    def plan(self, sql: str, *args: str) -> None:
+        """Have a statement for :meth:`ask` prepared and planned, without running it."""
+        self._prepare(self.control.pgconn, sql)
+        values = ", ".join(f"'{value}'" for value in args)
+        self.control.execute(f"explain execute {self._prepared[sql].decode()} ({values})", prepare=False)
+
 
 def server_command(postgres: str, data: Path, flags: Sequence[str]) -> list[str]:
     """The command line of a server on ``data``."""
     return [postgres, "-D", str(data), *flags]
+
+
+def _text(value: bytes | None) -> str | None:
+    return None if value is None else value.decode()

@@ -15,7 +15,7 @@ ALWAYS: dict[str, str] = {
     "synchronous_commit": "off",
     "full_page_writes": "off",
     "max_connections": "100",
-    "shared_buffers": "16MB",  # many servers at once, each with little data of its own; evicting is quick
+    "shared_buffers": "8MB",  # many servers at once, each with little data of its own; evicting looks at all of it
     "huge_pages": "off",  # a few megabytes gain nothing, and the machine's supply may be short
     "autovacuum": "off",  # it would write to a branch that its test only reads
     "bgwriter_lru_maxpages": "0",

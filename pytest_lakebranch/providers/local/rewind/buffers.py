@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from typing import Any
 
 from pytest_lakebranch.providers.local import control_file
 from pytest_lakebranch.providers.local.rewind.manifest import Relation
@@ -16,7 +15,7 @@ PATIENCE = 1.0
 EVICT = """
 select count(*) filter (where not (pg_buffercache_evict(bufferid)).buffer_evicted),
        pg_current_wal_insert_lsn()::text from (
-  select bufferid from pg_buffercache where reldatabase = any(%s::oid[]) and relfilenode = any(%s::oid[]) offset 0
+  select bufferid from pg_buffercache where reldatabase = any($1::oid[]) and relfilenode = any($2::oid[]) offset 0
 ) found"""
 EVICT_ALL = "select buffers_skipped, pg_current_wal_insert_lsn()::text from pg_buffercache_evict_all()"
 
@@ -27,20 +26,20 @@ def evict(server: Server, relations: Collection[Relation]) -> int:
     Returns where the log stands then.
     """
     databases, numbers = (_array({relation[place] for relation in relations}) for place in (0, 1))
-    return _until_none_is_left(lambda: server.query(EVICT, databases, numbers))
+    return _until_none_is_left(lambda: server.ask(EVICT, databases, numbers))
 
 
 def evict_all(server: Server) -> int:
     """Write out and drop everything that is in memory; where the log stands then."""
-    return _until_none_is_left(lambda: server.query(EVICT_ALL))
+    return _until_none_is_left(lambda: server.ask(EVICT_ALL))
 
 
-def _until_none_is_left(attempt: Callable[[], list[tuple[Any, ...]]]) -> int:
+def _until_none_is_left(attempt: Callable[[], list[tuple[str | None, ...]]]) -> int:
     """A buffer that is in use is refused; raises UnprovenError when one stays so."""
 
     def try_it() -> str | None:
         left, position = attempt()[0]
-        return None if left else str(position)
+        return None if left != "0" else position
 
     position = poll(try_it, deadline=Deadline(PATIENCE))
     if position is None:
@@ -49,5 +48,4 @@ def _until_none_is_left(attempt: Callable[[], list[tuple[Any, ...]]]) -> int:
 
 
 def _array(numbers: Collection[int]) -> str:
-    """As text: the type of a list's parameter would depend on the numbers, and each type is prepared anew."""
     return "{" + ",".join(map(str, numbers)) + "}"

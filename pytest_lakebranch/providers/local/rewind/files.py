@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import TracebackType
 
 from pytest_lakebranch.directories import remove_tree
 from pytest_lakebranch.providers.local import catalog_cache
@@ -29,13 +30,29 @@ MAPS = "pg_filenode.map"
 """Which files the mapped catalogs are in: rewritten as a whole, logged without naming blocks (relmapper.c)."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Files:
-    """The data directory ``root`` of one branch, whose server neither reads nor writes it meanwhile."""
+    """The data directory ``root`` of one branch, whose server neither reads nor writes it meanwhile. To be used in a
+    ``with``: directories are opened once, because the path to an overlay is a long one.
+    """
 
     root: str
     sealed: SealedFiles
     manifest: Manifest
+    _folders: dict[str, int] = field(default_factory=dict)
+
+    def __enter__(self) -> Files:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
+        while self._folders:
+            os.close(self._folders.popitem()[1])
+
+    def _folder(self, folder: str) -> int:
+        handle = self._folders.get(folder)
+        if handle is None:
+            handle = self._folders[folder] = os.open(f"{self.root}/{folder}", os.O_RDONLY | os.O_DIRECTORY)
+        return handle
 
     def put_back_blocks(self, relation: Relation, blocks: Iterable[int]) -> None:
         """Put back blocks of a relation's main fork, and block 0 in any case; and its size.
@@ -50,7 +67,7 @@ class Files:
             by_segment.setdefault(block // SEGMENT_BLOCKS, []).append(block % SEGMENT_BLOCKS)
         for segment, wanted in by_segment.items():
             if segment < len(sizes):
-                self._segment(f"{folder_of(database)}/{segment_name(number, '', segment)}", sizes[segment], wanted)
+                self._segment(folder_of(database), segment_name(number, "", segment), sizes[segment], wanted)
 
     def put_back_fork(self, relation: Relation, fork: str) -> None:
         """Put back a whole fork, or remove it if it was not there."""
@@ -58,31 +75,39 @@ class Files:
         folder = folder_of(database)
         sizes = self.manifest.forks(relation).get(fork, [])
         for segment, size in enumerate(sizes):
-            self._segment(f"{folder}/{segment_name(number, fork, segment)}", size, None)
+            self._segment(folder, segment_name(number, fork, segment), size, None)
         if not sizes:
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(f"{self.root}/{folder}/{number}{fork}")  # noqa: PTH108  (for each touched relation)
+                os.unlink(f"{number}{fork}", dir_fd=self._folder(folder))
 
     def has_outgrown(self, relation: Relation) -> bool:
         """Whether a relation has more segments than it had."""
         database, number = relation
-        sizes = self.manifest.forks(relation)[""]
-        path = f"{self.root}/{folder_of(database)}/{segment_name(number, '', len(sizes) - 1)}"
-        beyond = f"{self.root}/{folder_of(database)}/{segment_name(number, '', len(sizes))}"
-        return os.stat(path).st_size >= SEGMENT and os.path.exists(beyond)  # noqa: PTH110, PTH116  (as above)
+        segments = len(self.manifest.forks(relation)[""])
+        try:
+            os.stat(segment_name(number, "", segments), dir_fd=self._folder(folder_of(database)))
+        except FileNotFoundError:
+            return False
+        return True
 
-    def _segment(self, path: str, size: int, blocks: list[int] | None) -> None:
+    def _segment(self, folder: str, name: str, size: int, blocks: list[int] | None) -> None:
         """Make one file equal to the sealed one: at ``blocks`` and in size; None means everywhere."""
-        handle = os.open(f"{self.root}/{path}", os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        handle = self._opened(folder, name)
         try:
             now = os.fstat(handle).st_size
             pieces = _chunks(size) if blocks is None or now < size else _runs(blocks, size)
             for offset, count in pieces:
-                _write(handle, self.sealed.read(path, count, offset), offset)
+                _write(handle, self.sealed.read(f"{folder}/{name}", count, offset), offset)
             if now > size:  # files also grow without the log saying so
                 os.ftruncate(handle, size)
         finally:
             os.close(handle)
+
+    def _opened(self, folder: str, name: str) -> int:
+        try:
+            return os.open(name, os.O_WRONLY | os.O_NOFOLLOW, dir_fd=self._folder(folder))
+        except FileNotFoundError:
+            return os.open(name, os.O_WRONLY | os.O_NOFOLLOW | os.O_CREAT, 0o600, dir_fd=self._folder(folder))
 
     def put_back_folders(self, folders: set[str], caches: dict[str, bytes], *, sizes: bool) -> None:
         """Give directories the files they had: others removed, missing ones put back whole, and the maps of the
@@ -97,28 +122,22 @@ class Files:
             self._put_back_cache(folder, caches.get(folder))
 
     def _remove_databases(self) -> None:
-        there = {f"base/{name}" for name in os.listdir(f"{self.root}/base")}  # noqa: PTH208  (on every DDL rewind)
+        there = {f"base/{name}" for name in os.listdir(self._folder("base"))}  # noqa: PTH208  (a descriptor)
         for folder in there - self.manifest.folders.keys():
             remove_tree(Path(self.root, folder))
         if not self.manifest.folders.keys() <= {*there, "global"}:
             raise UnprovenError("a database of the base was dropped")
 
     def _put_back_folder(self, folder: str, *, sizes: bool) -> None:
-        sealed = self.manifest.folders[folder]
-        now = set(os.listdir(f"{self.root}/{folder}"))  # noqa: PTH208  (on every DDL rewind)
+        sealed, handle = self.manifest.folders[folder], self._folder(folder)
+        now = set(os.listdir(handle))  # noqa: PTH208  (a descriptor)
         for name in now - sealed.keys() - NEVER_PUT_BACK - {catalog_cache.KEPT, catalog_cache.NAME}:
-            os.unlink(f"{self.root}/{folder}/{name}")  # noqa: PTH108
+            os.unlink(name, dir_fd=handle)
         wrong = sealed.keys() - now | {MAPS}
         if sizes:
-            wrong |= {
-                entry.name for entry in os.scandir(f"{self.root}/{folder}") if self._has_other_size(entry, sealed)
-            }
+            wrong |= {name for name in sealed.keys() & now if _size(name, handle) != sealed[name]}
         for name in wrong:
-            self._segment(f"{folder}/{name}", sealed[name], None)
-
-    @staticmethod
-    def _has_other_size(entry: os.DirEntry[str], sealed: dict[str, int]) -> bool:
-        return entry.name in sealed and entry.stat(follow_symlinks=False).st_size != sealed[entry.name]
+            self._segment(folder, name, sealed[name], None)
 
     def _put_back_cache(self, folder: str, content: bytes | None) -> None:
         path = Path(self.root, folder, catalog_cache.NAME)
@@ -126,6 +145,10 @@ class Files:
             path.unlink(missing_ok=True)
         else:
             path.write_bytes(content)
+
+
+def _size(name: str, folder: int) -> int:
+    return os.stat(name, dir_fd=folder, follow_symlinks=False).st_size
 
 
 def _chunks(size: int) -> Iterator[tuple[int, int]]:

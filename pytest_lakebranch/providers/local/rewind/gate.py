@@ -8,15 +8,13 @@ import signal
 from collections.abc import Iterator
 
 from pytest_lakebranch.processes import stat_fields
-from pytest_lakebranch.providers.local.clients import Clients
+from pytest_lakebranch.providers.local.clients import AUXILIARY, Clients
 from pytest_lakebranch.providers.local.processes import child_pids
 from pytest_lakebranch.providers.local.rewind.unproven import UnprovenError
 from pytest_lakebranch.providers.local.server import Server
 from pytest_lakebranch.waiting import Deadline
 
 STOP_SECONDS = 2.0
-AUXILIARY = frozenset({"checkpointer", "background writer", "walwriter", "walsummarizer", "archiver"})
-"""Processes that write nothing of their own to databases (backend_type of pg_stat_activity)."""
 EXIT_CODE = 49
 """Of /proc/PID/stat, counted from the state letter: how a zombie ended, as wait(2) says it (proc(5), field 52)."""
 GOOD_ENDS = frozenset({"0", "256"})

@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 
 from pytest_lakebranch.providers.local.clients import Clients
+from pytest_lakebranch.providers.local.processes import Footprint
 from pytest_lakebranch.providers.local.rewind import buffers, gate, wal
 from pytest_lakebranch.providers.local.rewind.files import Files
 from pytest_lakebranch.providers.local.rewind.knowledge import Knowledge
@@ -28,8 +29,9 @@ class Rewinder:
     sealed: Sealed
     knowledge: Knowledge
 
-    def rewind(self, since: int) -> int:
-        """Undo everything since a log position at which the branch was in its sealed state; where the log stands then.
+    def rewind(self, since: int) -> tuple[int, Footprint | None]:
+        """Undo everything since a log position at which the branch was in its sealed state; where the log stands then,
+        and the server's footprint if the control connection is still open.
 
         All clients are ended. No client can have connected between the undoing and that position.
         """
@@ -39,10 +41,7 @@ class Rewinder:
             raise UnprovenError("server died")
         with gate.closed(self.server, self.clients):
             touched = self._touched(since)
-            position = self._undo(touched)
-        if self.server.connection is None:
-            self.server.open_control()
-        return position
+            return self._undo(touched), self.clients.footprint()
 
     def _touched(self, since: int) -> Touched:
         """What is to be undone; first a look at what the log does not tell."""
@@ -51,13 +50,13 @@ class Rewinder:
         return wal.read(self.server, since, self.knowledge)
 
     def _undo(self, touched: Touched) -> int:
-        files = Files(str(self.server.data), self.knowledge.files, self.knowledge.manifest)
         self._check_size(touched)
-        if touched.files or any(map(files.has_outgrown, touched.blocks)):
-            return self._undo_ddl(touched, files)
-        position = buffers.evict(self.server, {*touched.blocks, *self.knowledge.unlogged})
-        self._put_back(touched, files)
-        return position
+        with Files(str(self.server.data), self.knowledge.files, self.knowledge.manifest) as files:
+            if touched.files or any(map(files.has_outgrown, touched.blocks)):
+                return self._undo_ddl(touched, files)
+            position = buffers.evict(self.server, {*touched.blocks, *self.knowledge.unlogged})
+            self._put_back(touched, files)
+            return position
 
     def _undo_ddl(self, touched: Touched, files: Files) -> int:
         """The control connection goes too: it remembers a catalog that will not have been."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from pytest_lakebranch.providers.local.rewind.knowledge import Knowledge
 from pytest_lakebranch.providers.local.rewind.manifest import Relation
@@ -14,11 +13,11 @@ READ = """
 with flushed as materialized (select pg_logical_emit_message(false, 'lakebranch', '', true) as lsn)
 select reltablespace::int8, reldatabase::int8, relfilenode::int8,
        array_agg(distinct relblocknumber) filter (where relforknumber = 0), null, null, null
-from flushed, pg_get_wal_block_info(%s, flushed.lsn, false) group by 1, 2, 3
+from flushed, pg_get_wal_block_info($1::pg_lsn, flushed.lsn, false) group by 1, 2, 3
 union all
 select null, null, null, null, array_agg("resource_manager/record_type"),
        (select count(*) from pg_get_replication_slots()), (select count(*) from pg_prepared_xact())
-from flushed, pg_get_wal_stats(%s, flushed.lsn, true) where count > 0"""
+from flushed, pg_get_wal_stats($1::pg_lsn, flushed.lsn, true) where count > 0"""
 """Rows for relations with their touched blocks (of the main fork); one with the kinds of records, and with what no
 log position tells: replication slots and prepared transactions.
 
@@ -69,26 +68,31 @@ def read(server: Server, since: int, knowledge: Knowledge) -> Touched:
     """
     start = spelled(since)
     *relations, (*_, kinds, slots, prepared) = _read(server, start)
-    if prepared or slots:
-        raise UnprovenError(f"a {'prepared transaction' if prepared else 'replication slot'} was left")
-    types = frozenset(kinds)
-    _check(types, {row[0] for row in relations})
+    if prepared != "0" or slots != "0":
+        raise UnprovenError(f"a {'replication slot' if slots != '0' else 'prepared transaction'} was left")
+    types = frozenset(_elements(kinds))
+    _check(types, {int(row[0] or 0) for row in relations})
     if "Database/DROP" in types:
         _check_dropped(server.query(DROPPED, start), knowledge)
-    blocks = {(row[1], row[2]): row[3] or [] for row in relations}
+    blocks = {(int(row[1] or 0), int(row[2] or 0)): list(map(int, _elements(row[3]))) for row in relations}
     truncated = "Storage/TRUNCATE" in types
     return Touched(blocks, truncated, bool(types & FILES) or any(_is_catalog(rel, knowledge) for rel in blocks))
 
 
-def _read(server: Server, start: str) -> list[tuple[Any, ...]]:
+def _read(server: Server, start: str) -> list[tuple[str | None, ...]]:
     import psycopg
 
     try:
-        return server.query(READ, start, start)
+        return server.ask(READ, start)
     except psycopg.Error as error:
         if server.control.closed:
             raise
         raise UnprovenError("the log since the lease began could not be read") from error
+
+
+def _elements(array: str | None) -> list[str]:
+    """Of an array in PostgreSQL's spelling, of numbers or plain words."""
+    return array[1:-1].split(",") if array and array != "{}" else []
 
 
 def spelled(position: int) -> str:
