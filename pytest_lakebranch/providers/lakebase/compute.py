@@ -239,6 +239,14 @@ class LakebaseCompute:
         self.owner.leave(self, note.until)
         return note
 
+    @property
+    def is_settled(self) -> bool:
+        """See Compute."""
+        return True
+
+    def settle(self) -> None:
+        """See Compute. There is nothing to do: no branch is rewound here."""
+
     def rewind(self) -> str | None:
         """See Compute. Nothing can be put back in place: what was changed is the reason."""
         return self._reason or "nothing can be put back in place"
