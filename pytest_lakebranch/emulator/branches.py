@@ -355,9 +355,8 @@ class Branches:
     def open_all(self, branches: Iterable[Branch]) -> None:
         """The opposite of :meth:`put_to_rest`."""
         for branch in branches:
-            if branch.state != "DELETED" or len(list(branches)) == 1:
-                for endpoint in branch.endpoints.values():
-                    self._endpoints.open(endpoint)
+            for endpoint in branch.endpoints.values():
+                self._endpoints.open(endpoint)
 
     def tick(self, now: float) -> None:
         """Delete what has expired, purge what was deleted long enough ago, let go of history that is too old."""

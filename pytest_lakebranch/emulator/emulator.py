@@ -13,27 +13,23 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from pytest_lakebranch.emulator.addresses import Addresses
-from pytest_lakebranch.emulator.branches import Branches
 from pytest_lakebranch.emulator.certificates import Authority
 from pytest_lakebranch.emulator.clock import WALL, WorldTime
 from pytest_lakebranch.emulator.control import Control
-from pytest_lakebranch.emulator.credentials import Credentials
-from pytest_lakebranch.emulator.databases import Databases
-from pytest_lakebranch.emulator.endpoints import Endpoints
 from pytest_lakebranch.emulator.faults import Faults
 from pytest_lakebranch.emulator.gateway import Gateway
-from pytest_lakebranch.emulator.http import Application, Route
+from pytest_lakebranch.emulator.http import Application
 from pytest_lakebranch.emulator.identities import Identity, Tokens
 from pytest_lakebranch.emulator.latency import Latencies
 from pytest_lakebranch.emulator.limits import Limits
 from pytest_lakebranch.emulator.names import made_from
 from pytest_lakebranch.emulator.oidc import SignIn
 from pytest_lakebranch.emulator.operations import Operations
-from pytest_lakebranch.emulator.projects import FIRST_BRANCH, Projects
+from pytest_lakebranch.emulator.projects import FIRST_BRANCH
 from pytest_lakebranch.emulator.refusals import ApiError
 from pytest_lakebranch.emulator.resources import Branch, uid
-from pytest_lakebranch.emulator.roles import Roles, role_for
-from pytest_lakebranch.emulator.snapshots import Snapshots
+from pytest_lakebranch.emulator.roles import role_for
+from pytest_lakebranch.emulator.routes import Services, routes
 from pytest_lakebranch.emulator.store import ForkPoints
 from pytest_lakebranch.emulator.world import Call, View, World
 from pytest_lakebranch.errors import ConfigError, MachineError
@@ -98,73 +94,31 @@ class Emulator:
             Gateway(self.authority.context),
             self.options.addresses,
         )
-        routes = self._routes()
-        names = frozenset(route.name for route in routes)
-        self.faults = Faults(names, chance)
-        self.world.latencies.known = names | {"request", "login", "wake"}
-        self.world.latencies.set(self.options.latencies)
-        self.application = Application(self, routes, {**SignIn(self).pages, **Control(self).pages})
+        self.services = Services.of(self.world)
+        known = routes(self.services)
+        self.faults = Faults(frozenset(route.name for route in known), chance)
+        self.world.latencies.known = self.faults.routes | {"request", "login", "wake"}
+        self.application = Application(self, known, {**SignIn(self).pages, **Control(self).pages})
         self._over = threading.Event()
-        self._share_address()
+        self._begin()
         self._housekeeper = threading.Thread(target=self._keep_house, name="lakebranch-housekeeper", daemon=True)
         self._housekeeper.start()
 
-    def _routes(self) -> tuple[Route, ...]:
-        self._endpoints = Endpoints(self.world)
-        self._branches = branches = Branches(self.world, self._endpoints)
-        self._projects = projects = Projects(self.world, branches)
-        endpoints, credentials = self._endpoints, Credentials(self.world)
-        self._roles, databases = Roles(self.world), Databases(self.world)
-        roles = self._roles
-        self._snapshots = snapshots = Snapshots(self.world, branches)
-        one = "/projects/<project>"
-        two = f"{one}/branches/<branch>"
-        three = f"{two}/endpoints/<endpoint>"
-        return (
-            Route("create_project", "POST", "/projects", projects.create, changes=True),
-            Route("list_projects", "GET", "/projects", projects.list),
-            Route("get_project", "GET", one, projects.get),
-            Route("update_project", "PATCH", one, projects.update, changes=True),
-            Route("delete_project", "DELETE", one, projects.delete, changes=True),
-            Route("undelete_project", "POST", f"{one}/undelete", projects.undelete, changes=True),
-            Route("create_branch", "POST", f"{one}/branches", branches.create, changes=True, locks=True),
-            Route("list_branches", "GET", f"{one}/branches", branches.list),
-            Route("get_branch", "GET", two, branches.get),
-            Route("update_branch", "PATCH", two, branches.update, changes=True),
-            Route("delete_branch", "DELETE", two, branches.delete, changes=True),
-            Route("undelete_branch", "POST", f"{two}/undelete", branches.undelete, changes=True),
-            Route("create_endpoint", "POST", f"{two}/endpoints", endpoints.create, changes=True),
-            Route("list_endpoints", "GET", f"{two}/endpoints", endpoints.list),
-            Route("get_endpoint", "GET", three, endpoints.get),
-            Route("update_endpoint", "PATCH", three, endpoints.update, changes=True),
-            Route("delete_endpoint", "DELETE", three, endpoints.delete, changes=True),
-            Route("generate_database_credential", "POST", "/credentials", credentials.create),
-            Route("create_role", "POST", f"{two}/roles", roles.create),
-            Route("list_roles", "GET", f"{two}/roles", roles.list),
-            Route("get_role", "GET", f"{two}/roles/<role>", roles.get),
-            Route("update_role", "PATCH", f"{two}/roles/<role>", roles.update),
-            Route("delete_role", "DELETE", f"{two}/roles/<role>", roles.delete),
-            Route("reveal_role_password", "POST", f"{two}/roles/<role>/password", roles.reveal),
-            Route("create_database", "POST", f"{two}/databases", databases.create),
-            Route("list_databases", "GET", f"{two}/databases", databases.list),
-            Route("get_database", "GET", f"{two}/databases/<database>", databases.get),
-            Route("update_database", "PATCH", f"{two}/databases/<database>", databases.update),
-            Route("delete_database", "DELETE", f"{two}/databases/<database>", databases.delete),
-            Route("create_snapshot", "POST", f"{one}/snapshots", snapshots.create, changes=True, locks=True),
-            Route("list_snapshots", "GET", f"{one}/snapshots", snapshots.list),
-            Route("get_snapshot", "GET", f"{one}/snapshots/<snapshot>", snapshots.get),
-            Route("delete_snapshot", "DELETE", f"{one}/snapshots/<snapshot>", snapshots.delete, changes=True),
-            Route("get_operation", "GET", "/<path:resource>/operations/<operation>", self._operation),
-        )
-
-    def _share_address(self) -> None:
-        """Where there is one address for all endpoints, listen on it."""
+    def _begin(self) -> None:
+        """Do what may fail; then nothing is left that works in the background."""
         addresses = self.world.addresses
-        if addresses.shared is not None:
-            self.world.gateway.open(*addresses.listen_shared(), self._endpoints.by_token)
+        try:
+            self.world.latencies.set(self.options.latencies)
+            if addresses.shared is not None:
+                self.world.gateway.open(*addresses.listen_shared(), self.services.endpoints.by_token)
+        except BaseException:
+            self.world.gateway.close()
+            raise
 
-    def _operation(self, call: Call, resource: str, operation: str) -> View:
-        return self.world.operations.get(f"{resource}/operations/{operation}")
+    @property
+    def is_over(self) -> bool:
+        """Whether it was closed."""
+        return self._over.is_set()
 
     def set_up(self, project: str = PROJECT, faults: Sequence[Any] = ()) -> None:
         """Create a project as the first identity, with roles for all that manage, then let faults happen.
@@ -173,10 +127,10 @@ class Emulator:
         """
         creator, *others = self.options.identities
         try:
-            self._done(self._projects.create, Call("create_project", creator, {"project_id": project}, {}))
+            self._done(self.services.projects.create, Call("create_project", creator, {"project_id": project}, {}))
             for identity in (each for each in others if each.manages):
                 call = Call("create_role", creator, {"role_id": made_from(identity.name)}, {"spec": role_for(identity)})
-                self._done(self._roles.create, call, project, FIRST_BRANCH)
+                self._done(self.services.roles.create, call, project, FIRST_BRANCH)
             self.world.branch(project, FIRST_BRANCH).store.present(self.world.time.now())  # what forks begin with
             self.faults.add(list(faults))
         except ApiError as error:
@@ -191,27 +145,19 @@ class Emulator:
         if "response" not in get(name):
             raise MachineError(f"{call.route} failed: {get(name).get('error', 'it takes too long')}")
 
-    def tick(self) -> None:
-        """Do what is due: suspend, expire, purge. Done all the time anyway."""
-        now = self.world.time.now()
-        self._endpoints.tick(now)
-        self._branches.tick(now)
-        self._snapshots.tick(now)
-        self._projects.tick(now)
-
     def advance(self, seconds: float) -> None:
         """Move the emulator's clock on, and do what is due by then."""
         self.world.time.advance(seconds)
-        self.tick()
+        self.services.tick()
 
     def suspend(self, branch: Branch) -> None:
         """Suspend the computes of a branch, whoever is connected."""
-        self._endpoints.suspend_all(branch)
+        self.services.endpoints.suspend_all(branch)
 
     def _keep_house(self) -> None:
         while not self._over.wait(TICK_SECONDS):
             try:
-                self.tick()
+                self.services.tick()
             except Exception:  # noqa: BLE001  (said, and tried again)
                 traceback.print_exc()
 
@@ -224,7 +170,7 @@ class Emulator:
         self.world.time.end()
         self.world.operations.close()
         for project in self.world.projects.values():
-            self._branches.dispose_all(list(project.branches.values()))
+            self.services.branches.dispose_all(list(project.branches.values()))
         self.world.gateway.close()
 
     def __enter__(self) -> Self:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,8 +65,8 @@ class Endpoints:
         now = self._world.time.now()
         made = Endpoint(branch, name, kind, sizing, now, now, now)
         made.pending = "ACTIVE" if self._has_room(branch) else "IDLE"
-        branch.endpoints[name] = made
         self.open(made)
+        branch.endpoints[name] = made
         return made
 
     def _has_room(self, branch: Branch) -> bool:
@@ -179,7 +180,9 @@ class Endpoints:
         if kind == READ_WRITE and any(each.type == READ_WRITE for each in parent.endpoints.values()):
             raise bad_request("branch already has a read-write endpoint")
         world.settled(parent)
-        made = self.new(parent, name, kind, _resized(parent.project.sizing, given))
+        sizing, now = _resized(parent.project.sizing, given), world.time.now()
+        self._apply(Endpoint(parent, name, kind, sizing, now, now, now), given)  # refused before anything listens
+        made = self.new(parent, name, kind, sizing)
         self._apply(made, given)
 
         def commit() -> View:
@@ -224,10 +227,11 @@ class Endpoints:
             raise invalid("Field 'spec.endpoint_type' cannot be changed.")
         sizing = _resized(endpoint.sizing, given)
         self._world.settled(endpoint.branch)
-        self._apply(endpoint, given)
-        endpoint.sizing, endpoint.updated = sizing, self._world.time.now()
+        self._apply(copy(endpoint), given)
 
         def run() -> None:
+            self._apply(endpoint, given)
+            endpoint.sizing, endpoint.updated = sizing, self._world.time.now()
             if endpoint.disabled and endpoint.state == "ACTIVE":
                 self._suspend(endpoint)
 

@@ -154,6 +154,8 @@ class Application:
     def _later(self, fault: Fault, route: Route, call: Call, arguments: Mapping[str, Any]) -> None:
         def land() -> None:
             self.emulator.world.time.wait(fault.seconds)
+            if self.emulator.is_over:
+                return
             try:
                 self._handled(route, call, arguments)
             except (ApiError, LakebranchError) as error:

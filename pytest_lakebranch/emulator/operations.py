@@ -44,7 +44,7 @@ class Operation:
 @dataclass(frozen=True, slots=True)
 class Work:
     """What an operation does: ``run`` the slow part, then ``commit``, which returns the resource, or None when it is
-    gone; ``undo`` when either fails, or is made to fail by ``failure``. It takes ``seconds`` at least.
+    gone; ``undo`` when either fails. With a ``failure`` neither is done. It takes ``seconds`` at least.
     """
 
     commit: Callable[[], View | None]
@@ -90,7 +90,8 @@ class Operations:
         """Sleep beside the work, so that both together take as long as the longer one."""
         began = self._time.now()
         try:
-            self._workers.submit(work.run).result()
+            if work.failure is None:
+                self._workers.submit(work.run).result()
             self._time.wait(began + work.seconds - self._time.now())
             operation.response = work.outcome()
         except ApiError as error:

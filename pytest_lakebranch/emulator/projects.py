@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from typing import Any
 
 from pytest_lakebranch.emulator import names, views
@@ -51,6 +52,8 @@ BESIDE: dict[str, Reader] = {
         {name: reader for name, reader in DEFAULTS.items() if name != "pg_settings"} | {"group": inside(GROUP)}
     ),
 }
+VERSIONS = (15, 16, 17, 18)
+"""Of PostgreSQL; the server is that of this machine, whatever is asked for."""
 FIRST_BRANCH = "production"
 
 
@@ -72,10 +75,10 @@ class Projects:
                 raise already_exists("project")
             if len(world.projects) >= world.limits.projects:
                 raise over_quota(f"The workspace has reached its limit of {world.limits.projects} projects.")
-            major = int(world.provider.facts.postgres.split(".")[0])
+            major = given.get("pg_version", int(world.provider.facts.postgres.split(".")[0]))
+            if major not in VERSIONS:
+                raise invalid(f"Field 'spec.pg_version' must be one of {', '.join(map(str, VERSIONS))}, got {major}.")
             project = Project(name, call.identity.name, now, now, display_name=name, pg_version=major)
-            if given.get("pg_version", major) != major:
-                raise invalid(f"Field 'spec.pg_version' must be {major}, which the emulator runs.")
             self._apply(project, given)
             initial = given.get(".initial_branch_spec", {})
             branch = self._branches.new(project, FIRST_BRANCH, Origin(), protected=initial.get("is_protected", False))
@@ -146,9 +149,14 @@ class Projects:
         )
         if given.get("pg_version", found.pg_version) != found.pg_version:
             raise invalid("Field 'spec.pg_version' cannot be changed.")
-        self._apply(found, given)
-        found.updated = self._world.time.now()
-        return self._world.begin(call, found.name, "Project", Change(commit=lambda: views.project(found)))
+        self._apply(copy(found), given)
+
+        def commit() -> View:
+            self._apply(found, given)
+            found.updated = self._world.time.now()
+            return views.project(found)
+
+        return self._world.begin(call, found.name, "Project", Change(commit))
 
     def delete(self, call: Call, project: str) -> View:
         """Delete a project with all that is in it, softly unless ``purge``."""
@@ -169,11 +177,13 @@ class Projects:
                 "Project",
                 Change(run=lambda: self._branches.dispose_all(branches), commit=lambda: self._forget(found)),
             )
-        found.deleted = world.time.now()
-        found.purge = found.deleted + world.limits.kept_after_delete
-        return world.begin(
-            call, found.name, "Project", Change(run=lambda: self._branches.put_to_rest(branches), commit=lambda: None)
-        )
+
+        def commit() -> None:
+            found.deleted = world.time.now()
+            found.purge = found.deleted + world.limits.kept_after_delete
+
+        run = lambda: self._branches.put_to_rest(branches)  # noqa: E731
+        return world.begin(call, found.name, "Project", Change(commit, run=run))
 
     def _forget(self, project: Project) -> None:
         self._world.projects.pop(project.id, None)
@@ -185,15 +195,15 @@ class Projects:
         found = self._world.project(project, deleted=True)
         if found.deleted is None:
             raise bad_request("project is not deleted")
-        found.deleted = found.purge = None
-        found.updated = self._world.time.now()
-        branches = list(found.branches.values())
-        return self._world.begin(
-            call,
-            found.name,
-            "Project",
-            Change(run=lambda: self._branches.open_all(branches), commit=lambda: views.project(found)),
-        )
+        branches = [each for each in found.branches.values() if each.deleted is None]
+
+        def commit() -> View:
+            found.deleted = found.purge = None
+            found.updated = self._world.time.now()
+            return views.project(found)
+
+        run = lambda: self._branches.open_all(branches)  # noqa: E731
+        return self._world.begin(call, found.name, "Project", Change(commit, run=run))
 
     def tick(self, now: float) -> None:
         """Purge projects whose time has come."""

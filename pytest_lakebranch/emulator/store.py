@@ -17,6 +17,8 @@ from pytest_lakebranch.providers.local.compute import LocalCompute
 from pytest_lakebranch.providers.local.control_file import position
 from pytest_lakebranch.providers.local.provider import LocalProvider
 
+REMEMBERED = 16
+"""How many states are kept, beside the first: each is a copy where the storage shares nothing."""
 EXACT = 1e-6
 """Seconds to which times are written."""
 WHERE = "select pg_current_wal_insert_lsn()::text"
@@ -158,6 +160,9 @@ class Store:
             return last
         self.points.hold(point)
         self.moments.append(Moment(point, now, now, before, self.lsn))
+        for old in self.moments[1:-REMEMBERED]:
+            self.moments.remove(old)
+            self.points.let_go(old.point)
         return self.moments[-1]
 
     def past(self, now: float, *, time: float | None, lsn: str | None) -> Moment | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
@@ -13,10 +14,12 @@ from emulator_rigs import Emulated, Options, emulated
 
 @pytest.fixture(scope="session")
 def emulator_home(shared_home: Path) -> Iterator[Path]:
-    """A state directory in which the emulators' base is built once."""
-    home = shared_home / "emulator"
+    """A state directory in which the emulators' base is built once; not in that of other tests, which look for what is
+    left in theirs.
+    """
+    home = Path(tempfile.mkdtemp(prefix="lbemu", dir=shared_home.parent))
     yield home
-    shutil.rmtree(home, ignore_errors=not home.exists())
+    shutil.rmtree(home)
 
 
 @pytest.fixture(scope="session")
@@ -24,6 +27,13 @@ def lakebase(emulator_home: Path) -> Iterator[Emulated]:
     """One emulator for all tests that do not change more than branches of their own."""
     with emulated(emulator_home) as made:
         yield made
+
+
+@pytest.fixture
+def tidy(lakebase: Emulated) -> Iterator[None]:
+    """Branches of the test do not count for the next one's limits."""
+    yield
+    lakebase.clear()
 
 
 @pytest.fixture

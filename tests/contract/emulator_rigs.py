@@ -68,6 +68,15 @@ class Emulated:
         assert poll(lambda: get(operation.name()).done or None, deadline=Deadline(30), every=0.01)
         return operation.wait()
 
+    def clear(self) -> None:
+        """Delete all branches but the default one, whatever the API would say."""
+        world = self.emulator.world
+        with world.lock:
+            gone = [each for each in world.projects[PROJECT].branches.values() if not each.is_default]
+            for branch in gone:
+                del branch.project.branches[branch.id]
+        self.emulator.services.branches.dispose_all(gone)
+
     def control(self, method: str, what: str, body: Any = None, who: int = 0) -> httpx.Response:
         """A call of a control route."""
         token = self.emulator.options.identities[who].token

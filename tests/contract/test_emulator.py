@@ -15,6 +15,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from pytest_lakebranch.emulator.emulator import USER
 
 pytest_plugins = ["emulator_fixtures"]
+pytestmark = pytest.mark.usefixtures("tidy")
 
 
 def mask(*paths: str) -> FieldMask:
@@ -70,6 +71,17 @@ def test_service_principals_sign_in_with_client_credentials(lakebase: Emulated) 
     assert principal.current_user.me().user_name == lakebase.emulator.options.identities[1].name
     assert lakebase.production in [each.name for each in principal.postgres.list_branches(lakebase.project)]
     assert principal.config.workspace_id == str(lakebase.emulator.workspace_id)
+    token = principal.postgres.generate_database_credential(f"{lakebase.production}/endpoints/primary").token
+    with lakebase.connect(lakebase.production, user=principal.config.client_id, password=token) as connection:
+        assert connection.execute("select count(*) from item").fetchone() == (10,)
+
+
+def test_every_call_of_the_client_has_a_route(lakebase: Emulated) -> None:
+    """The routes are the SDK's methods on these resources, and the one that later SDKs have."""
+    others = ("catalog", "synced_table", "data_api", "cdf", "snapshot_schedule")
+    methods = {name for name in vars(postgres.PostgresAPI) if not name.startswith("_")}
+    wanted = {name for name in methods if not any(other in name for other in others)}
+    assert lakebase.emulator.faults.routes == wanted | {"reveal_role_password"}
 
 
 def test_a_new_branch_has_an_endpoint_that_runs(lakebase: Emulated) -> None:
@@ -264,7 +276,7 @@ def test_snapshots(lakebase: Emulated) -> None:
     api, branch = lakebase.w.postgres, lakebase.branch()
     spec = postgres.SnapshotSpec(source_branch=branch.name)
     made = lakebase.done(api.create_snapshot(lakebase.project, postgres.Snapshot(spec=spec), "before"))
-    assert made.status.no_expiry
+    assert api.get_snapshot(made.name).status.no_expiry
     with lakebase.connect(branch.name) as connection:
         connection.execute("delete from item")
     lakebase.done(api.delete_branch(branch.name, purge=True))

@@ -20,6 +20,7 @@ from pytest_lakebranch.errors import MachineError
 from pytest_lakebranch.waiting import Clock, Deadline, poll
 
 pytest_plugins = ["emulator_fixtures"]
+pytestmark = pytest.mark.usefixtures("tidy")
 FOREVER = Branch(spec=BranchSpec(no_expiry=True))
 New = Callable[..., Emulated]
 

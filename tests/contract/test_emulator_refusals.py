@@ -19,6 +19,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from pytest_lakebranch.emulator.emulator import USER
 
 pytest_plugins = ["emulator_fixtures"]
+pytestmark = pytest.mark.usefixtures("tidy")
 FOREVER = Branch(spec=BranchSpec(no_expiry=True))
 READ_WRITE = Endpoint(spec=EndpointSpec(endpoint_type=EndpointType.ENDPOINT_TYPE_READ_WRITE))
 READ_ONLY = Endpoint(spec=EndpointSpec(endpoint_type=EndpointType.ENDPOINT_TYPE_READ_ONLY))
