@@ -11,6 +11,7 @@ Names may carry a version in front, in one of three manners:
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable
@@ -38,7 +39,8 @@ class Entry:
 
 def entries(folder: Path, label: str) -> list[Entry]:
     """The files of ``folder`` in the order in which they run; ConfigError when there is none, or no order."""
-    found = [path for path in folder.glob("*.sql") if path.is_file()]
+    with os.scandir(folder) as listed:  # half the time of a glob, and there may be hundreds
+        found = [folder / entry.name for entry in listed if entry.name.endswith(".sql") and entry.is_file()]
     if not found:
         raise ConfigError(f"{label}: the folder {folder} has no file named *.sql.")
     flyway = any(_FLYWAY.fullmatch(path.name) for path in found)
@@ -107,7 +109,7 @@ def _refuse_twice(versions: Iterable[tuple[tuple[int, ...], Path]], label: str) 
     seen: dict[tuple[int, ...], Path] = {}
     for numbers, path in versions:
         other = seen.setdefault(numbers, path)
-        if other != path:
+        if other is not path:
             names = " and ".join(sorted((other.name, path.name)))
             raise ConfigError(f"{label}: {names} have the same version {_dotted(numbers)}: there is no order.")
 

@@ -102,8 +102,11 @@ class SqlFolder:
         """What each file consists of, and all files that this depends on."""
         for entry in entries:
             folder.check_sections(entry.file, entry.file.read_bytes(), self.label)
-        parts = [[*_parts(entry.file, self.inputs), "inputs"] for entry in entries]
-        read = [path for entry in entries for _, path in _reads(entry.file, self.inputs)[1]]
+        named = [_reads(entry.file, self.inputs)[1] for entry in entries]
+        parts = [
+            [*_content(entry.file, others, self.inputs), "inputs"] for entry, others in zip(entries, named, strict=True)
+        ]
+        read = [path for others in named for _, path in others]
         return parts, [self.path, *(entry.file for entry in entries), *read], []
 
     def fingerprint(self) -> str:
@@ -135,8 +138,12 @@ def _run(label: str, file: Path, inputs: files.Inputs, place: Workplace) -> str:
 
 
 def _parts(file: Path, inputs: files.Inputs) -> Iterator[str]:
+    return _content(file, _reads(file, inputs)[1], inputs)
+
+
+def _content(file: Path, others: list[tuple[str, Path]], inputs: files.Inputs) -> Iterator[str]:
     yield inputs.digest(file)
-    for name, path in _reads(file, inputs)[1]:
+    for name, path in others:
         yield f"{name} {inputs.digest(path) if path.is_file() else 'missing'}"
 
 
