@@ -25,10 +25,11 @@ test: $(VENV)/.installed  ## lint, types, import contract and all tests
 matrix: $(VENV)/.installed  ## the same tests on every storage rung, -n 0/2/8, root and ordinary user
 	$(BIN)/python -m tests.matrix
 
-soak: $(VENV)/.installed  ## rewind proved with 5,000 random leases, layers with 200 edits of 200 migrations; SOAK_LEASES, SOAK_EDITS and SOAK_SEED choose others
+soak: $(VENV)/.installed  ## rewind proved with 5,000 random leases, layers with 200 edits of 200 migrations, 300 kills; SOAK_LEASES, SOAK_EDITS, SOAK_SEED, FAULT_KILLS and FAULT_SEED choose others
 	SOAK_LEASES=$${SOAK_LEASES:-5000} $(BIN)/python -m pytest -s tests/contract/test_rewind_random.py tests/contract/test_rewind_mutations.py \
 		tests/contract/test_lakebase_faults.py tests/plugin/test_lakebase_runs.py
 	SOAK_MIGRATIONS=$${SOAK_MIGRATIONS:-200} SOAK_EDITS=$${SOAK_EDITS:-200} $(BIN)/python -m pytest -s tests/contract/test_layers_random.py
+	FAULT_KILLS=$${FAULT_KILLS:-300} $(BIN)/python -m pytest -s tests/plugin/test_faults.py
 
 cloud: $(VENV)/.installed  ## the provider tests on Databricks Lakebase: CLOUD_SOURCE=projects/NAME and DATABRICKS_* in the environment
 	$(BIN)/python -m pytest tests/contract/test_provider.py -k cloud

@@ -23,6 +23,7 @@ from pathlib import Path
 from pytest_lakebranch.directories import remove_tree
 from pytest_lakebranch.errors import MachineError
 from pytest_lakebranch.processes import Identity
+from pytest_lakebranch.servant import closed_to_servant, hand_over, servant
 
 FORMAT = 1
 SOCKET_PATH_LIMIT = 103
@@ -30,6 +31,8 @@ SOCKET_PATH_LIMIT = 103
 HOME_PATH_LIMIT = 800
 """Bytes of the state directory's path: a server takes 1023 for any of its files (MAXPGPATH, pg_config_manual.h)."""
 OWNER = "owner"
+FOR_SERVANT = "/var/tmp/pytest-lakebranch-0"  # noqa: S108  (0700, owner checked)
+"""The state directory of root where servers run as another uid, which cannot get into root's home directory."""
 SOCKET_NAME = ".s.PGSQL.5432"
 CLOUD_RECORD = "cloud.json"
 """In the directory of a run that has branches in a cloud, until these are gone: who deletes them needs it."""
@@ -80,16 +83,28 @@ class State:
                 f"most that PostgreSQL can work below ({str(self.home)[:60]}…). Set LAKEBRANCH_HOME to a shorter one."
             )
         try:
-            self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if not self.home.is_dir():
+                self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+                hand_over(self.home)
             for directory in (self.layers, self.runs, self.kept, self.notes):
                 make_private(directory)
             self._check_format()
+            self._check_reachable()
         except OSError as error:
             raise MachineError(
                 f"the state directory {self.home} cannot be used: {error.strerror} ({error.filename}). "
                 "Set LAKEBRANCH_HOME (or lakebranch_home) to a directory you may write to."
             ) from error
         return self
+
+    def _check_reachable(self) -> None:
+        closed = closed_to_servant(self.runs)
+        if closed is not None:
+            raise MachineError(
+                f"PostgreSQL refuses to run as root, and this machine refuses user namespaces, so servers run as uid "
+                f"{servant()}, and {closed} keeps that uid out of the state directory {self.home}. Set LAKEBRANCH_HOME "
+                "(or lakebranch_home) to a directory below one that is open to all, such as /var/tmp/lakebranch."
+            )
 
     def _check_format(self) -> None:
         mark = self.home / "FORMAT"
@@ -109,8 +124,14 @@ def default_home(environ: dict[str, str] | None = None) -> Path:
 
     environ = dict(os.environ) if environ is None else environ
     if environ.get("HOME") or environ.get("XDG_CACHE_HOME"):
-        return Path(platformdirs.user_cache_dir("pytest-lakebranch"))
+        found = Path(platformdirs.user_cache_dir("pytest-lakebranch"))
+        return found if _is_open(found.parent) or closed_to_servant(found.parent) is None else Path(FOR_SERVANT)
     return Path(tempfile.gettempdir()) / f"pytest-lakebranch-{os.geteuid()}"
+
+
+def _is_open(directory: Path) -> bool:
+    """Whether everybody may go there: then it need not be found out who servers run as."""
+    return all(place.stat().st_mode & 0o001 for place in (directory, *directory.parents) if place.exists())
 
 
 def make_private(directory: Path) -> Path:
@@ -118,18 +139,17 @@ def make_private(directory: Path) -> Path:
 
     Raises MachineError when it exists and belongs to another user or is a link somebody planted.
     """
-    if directory.is_dir() and not directory.is_symlink():
-        _check_ours(directory)
-        return directory
-    directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    directory.mkdir(mode=0o700, exist_ok=True)
+    if not directory.is_dir() or directory.is_symlink():
+        directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        directory.mkdir(mode=0o700, exist_ok=True)
     _check_ours(directory)
+    hand_over(directory)
     return directory
 
 
 def _check_ours(directory: Path) -> None:
     found = directory.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+    if not stat.S_ISDIR(found.st_mode) or (found.st_uid != os.geteuid() and found.st_uid != servant()):
         raise MachineError(
             f"{directory} is not a directory of uid {os.geteuid()}: it will not be used. "
             "Remove it, or point LAKEBRANCH_HOME (state) or TMPDIR (sockets) elsewhere."
@@ -153,9 +173,11 @@ def sockets_root() -> Path:
     """The directory that holds the socket directories of all runs of this user, short enough for sockets in it."""
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     candidates = [Path(runtime) / "lakebranch"] if runtime and _is_ours(Path(runtime)) else []
-    name = f"lakebranch-{os.geteuid()}"
+    name = f"lakebranch-{os.geteuid()}" + (f"-{servant()}" if servant() is not None else "")
     candidates += [Path(tempfile.gettempdir()) / name, Path("/tmp") / name]  # noqa: S108  (0700, owner checked)
     for candidate in candidates:
+        if os.geteuid() == 0 and not _is_open(candidate.parent) and closed_to_servant(candidate.parent) is not None:
+            continue
         if len(os.fsencode(candidate / "r0123456789ab" / "c12345" / SOCKET_NAME)) <= SOCKET_PATH_LIMIT:
             return make_private(candidate)
     raise MachineError(

@@ -22,6 +22,7 @@ from typing import NamedTuple
 from pytest_lakebranch import kept
 from pytest_lakebranch.directories import remove_tree
 from pytest_lakebranch.processes import LINUX, Identity, maker_is_gone
+from pytest_lakebranch.segments import remove_segment
 from pytest_lakebranch.state import CLOUD_RECORD, OWNER, State, sockets_root
 from pytest_lakebranch.waiting import Deadline, poll
 
@@ -97,9 +98,9 @@ def _reap_run(path: Path) -> bool:
             return False
         if dead:
             end_processes_in(path)
-            _remove(
-                sockets_root() / f"r{path.name[:12]}"
-            )  # also that of a host in another container, which is not seen
+            for file in path.glob("*/*/data/postmaster.pid"):
+                remove_segment(file.parent)
+            _remove(sockets_root() / f"r{path.name[:12]}")  # also if its owner, of another container, is not seen
             _remove(path)
         return dead
 

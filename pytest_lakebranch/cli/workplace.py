@@ -11,6 +11,7 @@ from pytest_lakebranch.config import Settings
 from pytest_lakebranch.host.run_directory import RunDirectory
 from pytest_lakebranch.processes import Identity
 from pytest_lakebranch.providers.local.provider import LocalProvider
+from pytest_lakebranch.servant import make_files_as_servant
 from pytest_lakebranch.state import State
 
 
@@ -20,6 +21,7 @@ def provider(settings: Settings, state: State, *, own_layers: bool = False) -> I
 
     Should this process be killed, its servers die with it, and the next run removes the rest.
     """
+    make_files_as_servant()
     directory = RunDirectory.of(state, uuid.uuid4().hex)
     with ExitStack() as stack:
         stack.callback(directory.remove)

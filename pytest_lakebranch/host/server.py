@@ -28,6 +28,7 @@ from pytest_lakebranch.host.watch import Watch
 from pytest_lakebranch.ledger import Ledger
 from pytest_lakebranch.processes import Identity, import_ahead
 from pytest_lakebranch.providers.local.cache import tidy
+from pytest_lakebranch.servant import make_files_as_servant
 from pytest_lakebranch.state import State, write_owner
 
 
@@ -144,6 +145,7 @@ def run(path: Path, ready: Callable[[], None]) -> None:
 
     When the host cannot start, the directory stays: other workers read there why.
     """
+    make_files_as_servant()
     import_ahead("psycopg")
     order = RunDirectory(path, path).read_order()
     directory = RunDirectory(path, Path(order["sockets"]))

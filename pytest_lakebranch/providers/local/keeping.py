@@ -32,7 +32,7 @@ def bring_to_rest(server: Server) -> None:
     remove_tree(server.sockets)
 
 
-def stand_alone(place: Place, sealed: Sealed, storage: Storage) -> None:
+def _stand_alone(place: Place, sealed: Sealed, storage: Storage) -> None:
     """Give an overlay branch all files that it shows: what it stands on goes with the run."""
     data = place.directory / "data"
     storage.copy(sealed.data, data, sealed.tree)
@@ -42,11 +42,13 @@ def stand_alone(place: Place, sealed: Sealed, storage: Storage) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), "rung": "copy"}))
 
 
-def leave(place: Place, sealed: Sealed, note: Kept, target: Path) -> Kept:
+def leave(place: Place, sealed: Sealed, note: Kept, target: Path, *, alone: Storage | None) -> Kept:
     """Move a branch at rest to ``target``, with its note; returns what is known of it now. Raises OSError.
 
-    The move is one rename: there is a whole kept branch or none.
+    With ``alone`` it must not stand on ``sealed``. The move is one rename: there is a whole kept branch or none.
     """
+    if alone is not None and place.overlay is not None:
+        _stand_alone(place, sealed, alone)
     for name in ("work", "merged"):
         remove_tree(place.directory / name)
     data = place.directory / "data"

@@ -13,12 +13,11 @@ from typing import ParamSpec, TypeVar
 
 from pytest_lakebranch.errors import MachineError
 from pytest_lakebranch.processes import LINUX, environment_without_pg
+from pytest_lakebranch.servant import become_servant, has_namespaces, own_namespace, servant, works
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-UID_INSIDE = 1000
-"""Whom root becomes in a user namespace of a server: any uid but 0, which PostgreSQL refuses."""
 CHECK_PARENT = '[ "$PPID" = "$1" ] && shift && exec "$@"'
 MOUNT_OVERLAY = '[ "$PPID" = "$1" ] && cd "$2" && mount -t overlay -o "$3" overlay merged && shift 3 && exec "$@"'
 
@@ -49,28 +48,20 @@ class Overlay:
 
 
 def inspect() -> Machine:
-    """Try what :class:`Machine` describes; raises MachineError for root on a machine without user namespaces."""
-    namespaces = LINUX and shutil.which("unshare") is not None and _works(_own_namespace(), "true")
-    if os.geteuid() == 0 and not namespaces:
+    """Try what :class:`Machine` describes; raises MachineError for root that cannot give servers another uid."""
+    namespaces = has_namespaces()
+    if servant() is not None and not works(become_servant(), "true"):
         raise MachineError(
             "PostgreSQL refuses to run as root, and this machine refuses user namespaces, which would give the "
-            "server another uid (tried: unshare --user --map-user=1000 --map-group=1000 --ipc true). "
-            "Run pytest as an ordinary user, or allow user namespaces "
-            "(Docker: --security-opt seccomp=unconfined; Linux: sysctl user.max_user_namespaces)."
+            f"server another uid (tried: {' '.join(own_namespace())} true), and another uid outright (tried: "
+            f"{' '.join(become_servant())} true). Run pytest as an ordinary user, or allow user namespaces "
+            "(Docker: --security-opt seccomp=unconfined; Linux: sysctl user.max_user_namespaces), or install setpriv "
+            "(util-linux)."
         )
     deathsig = ("setpriv", "--pdeathsig", "QUIT")
-    has_deathsig = LINUX and shutil.which("setpriv") is not None and _works(deathsig, "true")
-    prefix = _own_namespace() if namespaces else ()
+    has_deathsig = LINUX and shutil.which("setpriv") is not None and works(deathsig, "true")
+    prefix = own_namespace() if namespaces else become_servant() if servant() is not None else ()
     return Machine(prefix, deathsig if has_deathsig else (), own_ipc=namespaces, namespaces=namespaces)
-
-
-def _own_namespace() -> tuple[str, ...]:
-    uid, gid = (os.geteuid() or UID_INSIDE), (os.getegid() or UID_INSIDE)
-    return ("unshare", "--user", f"--map-user={uid}", f"--map-group={gid}", "--ipc")
-
-
-def _works(prefix: Sequence[str], *program: str) -> bool:
-    return subprocess.run([*prefix, *program], capture_output=True, check=False).returncode == 0
 
 
 def environment() -> dict[str, str]:
@@ -114,6 +105,9 @@ class Launcher:
             return [*self.machine.dies_with_us, *IN_MOUNT_NAMESPACE, "sh", "-c", MOUNT_OVERLAY, "sh", *arguments]
         if not self.machine.dies_with_us:
             return inside
+        if not self.machine.namespaces and self.machine.unprivileged:  # who takes another uid loses the signal
+            inside = [*self.machine.unprivileged, *self.machine.dies_with_us, *command]
+            return ["sh", "-c", CHECK_PARENT, "sh", str(os.getpid()), *inside]
         # Between our death and the request for its signal nobody would tell the server: hence the look at PPID.
         return [*self.machine.dies_with_us, "sh", "-c", CHECK_PARENT, "sh", str(os.getpid()), *inside]
 

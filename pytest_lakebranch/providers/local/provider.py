@@ -34,6 +34,7 @@ from pytest_lakebranch.providers.local.compute import LocalCompute
 from pytest_lakebranch.providers.local.disk import file_time, spread, translated
 from pytest_lakebranch.providers.local.freeze import Backup, freeze, recover
 from pytest_lakebranch.providers.local.places import Places
+from pytest_lakebranch.providers.local.programs import reachable
 from pytest_lakebranch.providers.local.rewind.knowledge import learn
 from pytest_lakebranch.providers.local.server import Server
 from pytest_lakebranch.providers.local.serving import Servers, stopped_on_failure
@@ -53,7 +54,7 @@ class LocalProvider:
 
     def __init__(self, settings: Settings, *, state: State, run_directory: Path, sockets: Path) -> None:
         self._settings = settings
-        self._binaries = binaries.find(settings.postgres)
+        self._binaries = reachable(binaries.find(settings.postgres), state)
         machine = launch.inspect()
         self._chosen = storage.choose(settings.storage, directory=run_directory, machine=machine)
         self._storage = self._chosen.storage
@@ -310,9 +311,9 @@ class LocalProvider:
         try:
             keeping.bring_to_rest(compute.server)
             with translated(place.directory, f"keeping {compute.name}"):
-                if place.overlay is not None and self._is_frozen(sealed):
-                    keeping.stand_alone(place, sealed, self._storage)
-                note = keeping.leave(place, sealed, note, target)
+                note = keeping.leave(
+                    place, sealed, note, target, alone=self._storage if self._is_frozen(sealed) else None
+                )
         except BaseException:
             self._put_away(compute, disposable=True)
             raise

@@ -16,6 +16,7 @@ from pytest_lakebranch.postgres.connect import connect
 from pytest_lakebranch.providers.local.disk import FULL_IN_LOG, disk_full
 from pytest_lakebranch.providers.local.processes import Group
 from pytest_lakebranch.providers.local.storage.base import Place
+from pytest_lakebranch.segments import remove_segment
 from pytest_lakebranch.state import PORT
 from pytest_lakebranch.waiting import Deadline, poll
 
@@ -166,7 +167,10 @@ class Server:
             self.process.wait()
             was_alive = False
         self.close_connection()
-        return group.end() == 0 and was_alive
+        sound = group.end() == 0 and was_alive
+        if not sound:
+            remove_segment(self.place.data)
+        return sound
 
     def close_connection(self) -> None:
         """Close the control connection."""

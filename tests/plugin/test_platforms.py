@@ -1,0 +1,190 @@
+"""Where runs must work: root without user namespaces, containers that share a state directory, odd environments."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.nested import CANNOT
+from tests.plugin.cli_rigs import SCHEMA, wait_until
+from tests.plugin.conftest import PLAIN, Project, entries
+
+NESTED = str(Path(__file__).parents[1] / "nested.py")
+SUITE = """
+import os, pytest
+
+def test_write(lakebranch):
+    with lakebranch.connect() as conn:
+        conn.execute("insert into item (name) values ('three')")
+
+def test_read(lakebranch_conn):
+    assert lakebranch_conn.execute("select count(*) from item").fetchone() == (2,)
+
+def test_fork(lakebranch):
+    with lakebranch.fork() as child, child.connect() as conn:
+        assert conn.execute("select count(*) from item").fetchone() == (2,)
+
+@pytest.mark.destructive
+def test_destroy(lakebranch):
+    with lakebranch.connect() as conn:
+        conn.execute("drop table item")
+"""
+
+
+@pytest.fixture(autouse=True)
+def base(project: Project) -> None:
+    """Each project has a table with two rows."""
+    project.write(schema_dot_sql=SCHEMA, test_it=SUITE)
+    project.ini(lakebranch_base="sql:schema.sql")
+
+
+@pytest.fixture
+def open_home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A state directory below one that everybody may enter."""
+    with tempfile.TemporaryDirectory(prefix="lbo", dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as place:
+        Path(place).chmod(0o755)
+        home = Path(place) / "home"
+        monkeypatch.setenv("LAKEBRANCH_HOME", str(home))
+        yield home
+
+
+def run(
+    project: Project, *options: str, before: Sequence[str] = (), **more: object
+) -> subprocess.CompletedProcess[str]:
+    """Run pytest, with ``before`` in front of the command."""
+    command = [*before, sys.executable, "-m", "pytest", *PLAIN, "-p", "no:cacheprovider", *options]
+    return subprocess.run(command, cwd=project.path, capture_output=True, text=True, check=False, timeout=150, **more)  # type: ignore[call-overload, no-any-return]
+
+
+@pytest.fixture
+def without_namespaces() -> list[str]:
+    """What goes before a command to have it run by a root that may not make user namespaces."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    before = [sys.executable, NESTED]
+    if subprocess.run([*before, "true"], check=False, capture_output=True).returncode == CANNOT:
+        pytest.skip("needs user namespaces, to make one in which there are none")
+    return before
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_root_without_user_namespaces(
+    project: Project, open_home: Path, without_namespaces: list[str], workers: str
+) -> None:
+    """Servers run as nobody; the second run needs no step, and nothing is left but the cache."""
+    for _ in range(2):
+        done = run(project, "-n", workers, before=without_namespaces)
+        assert "4 passed" in done.stdout, done.stdout + done.stderr
+    assert "base from the cache" in done.stdout
+    assert entries(open_home / "runs") == []
+    assert (open_home / "layers").stat().st_uid == 65534
+
+
+def test_root_without_user_namespaces_in_a_closed_place(
+    project: Project, open_home: Path, without_namespaces: list[str]
+) -> None:
+    """A state directory that nobody cannot reach is refused, with the directory that is in the way."""
+    open_home.parent.chmod(0o700)
+    done = run(project, before=without_namespaces)
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    assert f"{open_home.parent} keeps that uid out of the state directory" in done.stderr
+
+
+def test_two_containers_share_a_state_directory(project: Project, shared_home: Path) -> None:
+    """Runs in pid namespaces of their own do not see each other's processes, and leave each other alone."""
+    if os.geteuid() != 0 or shutil.which("unshare") is None:
+        pytest.skip("needs root and unshare")
+    container = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child")
+    if subprocess.run([*container, "true"], check=False, capture_output=True).returncode:
+        pytest.skip("needs the right to make pid namespaces")
+    project.write(
+        test_it="""
+        import pathlib
+        from pytest_lakebranch.waiting import Deadline, poll
+
+        def test_stands(lakebranch):
+            with lakebranch.connect() as conn:
+                conn.execute("insert into item (name) values ('three')")
+            pathlib.Path("standing").write_text("yes")
+            assert poll(lambda: True if pathlib.Path("go").exists() else None, deadline=Deadline(100))
+            with lakebranch.connect() as conn:
+                assert conn.execute("select count(*) from item").fetchone() == (3,)
+
+        def test_next(lakebranch): ...
+        """,
+        other__test_it=SUITE,
+    )
+    command = [*container, sys.executable, "-m", "pytest", *PLAIN, "-p", "no:cacheprovider", "test_it.py"]
+    with subprocess.Popen(command, cwd=project.path, stdout=subprocess.PIPE, text=True) as first:
+        try:
+            wait_until((project.path / "standing").exists)
+            (standing,) = entries(shared_home / "runs")
+            for before in (container, ()):
+                done = run(project, "other", before=before)
+                assert "4 passed" in done.stdout, done.stdout + done.stderr
+                assert entries(shared_home / "runs") == [standing]
+        finally:
+            (project.path / "go").write_text("")
+            said, _ = first.communicate(timeout=60)
+    assert "2 passed" in said
+
+
+def test_a_container_that_ended_is_reaped(project: Project, shared_home: Path, sockets: Path) -> None:
+    """What a container leaves that was killed as a whole goes with the next run, wherever that is."""
+    if os.geteuid() != 0 or shutil.which("unshare") is None:
+        pytest.skip("needs root and unshare")
+    project.write(
+        test_it="""
+        import os, pathlib, signal
+
+        def test_dies(lakebranch):
+            for entry in pathlib.Path("/proc").iterdir():
+                if entry.name.isdigit() and int(entry.name) != os.getpid():
+                    os.kill(int(entry.name), signal.SIGKILL)
+            os.kill(os.getpid(), signal.SIGKILL)
+        """,
+        other__test_it="def test_it(lakebranch): ...",
+    )
+    run(project, "test_it.py", before=("unshare", "--pid", "--fork", "--mount-proc"))
+    assert len(entries(shared_home / "runs")) == 1
+    assert "1 passed" in run(project, "other").stdout
+    assert (entries(shared_home / "runs"), entries(sockets)) == ([], [])
+
+
+def test_without_home(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without HOME the state directory is in the temporary directory."""
+    with tempfile.TemporaryDirectory(prefix="lbt") as temporary:
+        for name in ("HOME", "XDG_CACHE_HOME", "LAKEBRANCH_HOME"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv("TMPDIR", temporary)
+        done = run(project)
+        assert "4 passed" in done.stdout, done.stdout + done.stderr
+        assert f"pytest-lakebranch-{os.geteuid()}" in entries(Path(temporary))
+
+
+def test_a_project_that_cannot_be_written_to(project: Project) -> None:
+    """Nothing is written below the root directory."""
+    if os.geteuid() != 0 or shutil.which("unshare") is None:
+        pytest.skip("needs root and unshare")
+    script = 'mount --bind "$1" "$1" && mount -o remount,bind,ro "$1" && cd "$1" && shift && exec "$@"'
+    before = ["unshare", "--mount", "sh", "-c", script, "sh", str(project.path)]
+    done = run(project, "-n", "2", before=before)
+    assert "4 passed" in done.stdout, done.stdout + done.stderr
+
+
+def test_somebody_elses_runtime_directory(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What ``su`` leaves in XDG_RUNTIME_DIR is not used."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root to make another user's directory")
+    with tempfile.TemporaryDirectory(prefix="lbt") as foreign:
+        os.chown(foreign, 65534, 65534)
+        monkeypatch.setenv("XDG_RUNTIME_DIR", foreign)
+        assert "4 passed" in run(project).stdout
+        assert entries(Path(foreign)) == []
