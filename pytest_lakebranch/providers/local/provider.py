@@ -241,8 +241,6 @@ class LocalProvider:
         compute.discard(disposable=True)
         raise BranchError(f"{compute.name} was not started: the run is over.")
 
-    # -- suspending
-
     def suspend(self, compute: LocalCompute) -> None:
         """Stop the server of ``compute``; its files stay until it is resumed or discarded. Raises BranchError."""
         compute.server.stop_cleanly()
