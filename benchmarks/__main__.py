@@ -8,7 +8,19 @@ from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
 
-NAMES = ("unused", "leases", "branch_start", "suite", "memory", "cli", "emulator", "steps", "lakebase", "schema_diff")
+NAMES = (
+    "unused",
+    "leases",
+    "branch_start",
+    "suite",
+    "memory",
+    "cli",
+    "host",
+    "emulator",
+    "steps",
+    "lakebase",
+    "schema_diff",
+)
 
 
 def main() -> int:

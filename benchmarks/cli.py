@@ -29,7 +29,7 @@ def figures() -> Iterator[Figure]:
         yield Figure("lakebranch doctor", milliseconds(lambda: lakebranch(home, "doctor")), "ms", 5000)
 
 
-def many_branches(home: Path) -> None:
+def many_branches(home: Path, count: int = BRANCHES) -> None:
     """A run that was left behind, with copies of the directory of one real branch."""
     left = home / "runs" / "left"
     with provider(home, "auto") as made:
@@ -38,7 +38,7 @@ def many_branches(home: Path) -> None:
             at = made.seal(made.build("base", None), key)
         compute = made.start("b1", at)
         (found,) = (home / "runs").glob("*/branches/*")
-        for number in range(BRANCHES):
+        for number in range(count):
             shutil.copytree(found, left / "branches" / f"{number:012}", ignore=_unreadable)
         compute.discard(disposable=True)
     (left / "alive.lock").touch()
