@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_lakebranch.config import TABLE
+from pytest_lakebranch.config import TABLE, Row
 from tests.plugin.conftest import Project
 
 VALUES = {
@@ -39,7 +39,6 @@ VALUES = {
     "endpoint_ca": "ca.pem",
     "home": "state",
 }
-KEPT = [row for row in TABLE if row.name in VALUES]
 
 
 @pytest.fixture(autouse=True)
@@ -55,27 +54,41 @@ def test_values_for_all_settings() -> None:
     assert {row.name for row in TABLE} <= set(VALUES)
 
 
-@pytest.mark.parametrize("row", KEPT, ids=lambda row: row.name)
-@pytest.mark.parametrize("place", ["flag", "env", "ini"])
-def test_each_setting_from_each_place(
-    project: Project, monkeypatch: pytest.MonkeyPatch, row: object, place: str
-) -> None:
-    """The header shows the value and where it came from."""
-    from pytest_lakebranch.config import Row
+def shown(row: Row) -> str:
+    """The value of VALUES as the header shows it."""
+    return "True" if row.kind == "flag" else VALUES[row.name]
 
-    assert isinstance(row, Row)
-    options, value = [], VALUES[row.name]
-    if place == "flag":
-        options, source = [row.flag] if row.kind == "flag" else [row.flag, value], row.flag
-    elif place == "env":
-        monkeypatch.setenv(row.env, value)
-        source = row.env
-    else:
-        project.ini(**{row.ini: value})
-        source = f"{row.ini} in ini"
-    result = project.run("--collect-only", *options)
-    shown = "True" if row.kind == "flag" else f"{'*' if row.name == 'home' else ''}{value}"
-    result.stdout.fnmatch_lines(["lakebranch: local*", f"lakebranch settings: {row.name}={shown} (from {source})"])
+
+def test_each_setting_as_a_flag(project: Project) -> None:
+    """The header shows the value and where it came from."""
+    options = [[row.flag] if row.kind == "flag" else [row.flag, VALUES[row.name]] for row in TABLE]
+    result = project.run("--collect-only", *(word for option in options for word in option))
+    assert_sources(result, {row: row.flag for row in TABLE})
+
+
+def test_each_setting_in_the_environment(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The header shows the value and where it came from."""
+    for row in TABLE:
+        monkeypatch.setenv(row.env, VALUES[row.name])
+    assert_sources(project.run("--collect-only"), {row: row.env for row in TABLE})
+
+
+def test_each_setting_in_ini(project: Project) -> None:
+    """The header shows the value and where it came from."""
+    project.ini(**{row.ini: VALUES[row.name] for row in TABLE})
+    assert_sources(project.run("--collect-only"), {row: f"{row.ini} in ini" for row in TABLE})
+
+
+def assert_sources(result: pytest.RunResult, sources: dict[Row, str]) -> None:
+    """The header's second line lists all settings with these sources."""
+    result.stdout.fnmatch_lines(["lakebranch: local*", "lakebranch settings: *"])
+    (line,) = [line for line in result.outlines if line.startswith("lakebranch settings: ")]
+    entries = line.removeprefix("lakebranch settings: ").split("; ")
+    assert len(entries) == len(sources)
+    for row, source in sources.items():
+        assert any(
+            entry.startswith(f"{row.name}=") and entry.endswith(f"{shown(row)} (from {source})") for entry in entries
+        ), (row.name, line)
 
 
 def test_precedence(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,16 +159,13 @@ def test_usage_errors(project: Project, options: tuple[str, str]) -> None:
     assert "pytest_lakebranch/" not in str(result.stderr) + str(result.stdout)
 
 
-@pytest.mark.parametrize("row", KEPT, ids=lambda row: row.name)
-def test_set_but_empty(project: Project, monkeypatch: pytest.MonkeyPatch, row: object) -> None:
+@pytest.mark.parametrize("name", ["LAKEBRANCH_PROVIDER", "LAKEBRANCH_BASE", "LAKEBRANCH_AUTOUSE"])
+def test_set_but_empty(project: Project, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """A setting that is set but empty is an error, which names its place."""
-    from pytest_lakebranch.config import Row
-
-    assert isinstance(row, Row)
-    monkeypatch.setenv(row.env, "")
+    monkeypatch.setenv(name, "")
     result = project.run()
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines([f"ERROR: lakebranch: {row.env}*"])
+    result.stderr.fnmatch_lines([f"ERROR: lakebranch: {name}*"])
 
 
 def test_misspelt_settings(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
