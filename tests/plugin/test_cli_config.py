@@ -40,7 +40,8 @@ def command(capfd: pytest.CaptureFixture[str]) -> Command:
 
 def seen_by_pytest(project: Project) -> dict[str, object]:
     """What the settings are in a run of pytest in the present directory."""
-    result = project.pytester.runpytest_subprocess("-p", "probe", "--collect-only", "-q", "-p", "no:cacheprovider")
+    plugins = ("-p", "pytest_lakebranch.plugin", "-p", "probe", "-p", "no:cacheprovider")
+    result = project.pytester.runpytest_subprocess(*plugins, "--collect-only", "-q")
     line = next(line for line in result.outlines if line.startswith("SEEN"))
     found: dict[str, object] = json.loads(line.removeprefix("SEEN "))
     return found
@@ -56,6 +57,7 @@ def test_as_pytest_sees_it(
         (project.path / place.replace("native", "pyproject")).write_text(PLACES[place])
     project.write(probe=PROBE)
     monkeypatch.setenv("PYTHONPATH", str(project.path))
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     monkeypatch.setenv("LAKEBRANCH_POSTGRES", "embedded")
     monkeypatch.setenv("PYTEST_ADDOPTS", "--lakebranch-locale=C -v")
     directory = project.path / "sub" if below and place != "none" else project.path
