@@ -40,7 +40,7 @@ def command(capfd: pytest.CaptureFixture[str]) -> Command:
 
 def seen_by_pytest(project: Project) -> dict[str, object]:
     """What the settings are in a run of pytest in the present directory."""
-    plugins = ("-p", "pytest_lakebranch.plugin", "-p", "probe", "-p", "no:cacheprovider")
+    plugins = ("-p", "probe", "-p", "lakebranch", "-p", "no:cacheprovider")
     result = project.pytester.runpytest_subprocess(*plugins, "--collect-only", "-q")
     line = next(line for line in result.outlines if line.startswith("SEEN"))
     found: dict[str, object] = json.loads(line.removeprefix("SEEN "))
