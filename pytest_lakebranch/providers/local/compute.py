@@ -214,6 +214,8 @@ class LocalCompute:
             return f"server died: {self._last_words()}"
         if isinstance(error, UnprovenError | BranchError):
             return str(error)
+        if self.death() is not None:  # its files go before it does
+            return f"server died: {self._last_words()}"
         return f"rewinding failed: {str(error).splitlines()[0]}"
 
     def _last_words(self) -> str:

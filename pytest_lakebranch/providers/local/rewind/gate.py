@@ -12,7 +12,7 @@ from pytest_lakebranch.providers.local.clients import AUXILIARY, Clients
 from pytest_lakebranch.providers.local.processes import child_pids
 from pytest_lakebranch.providers.local.rewind.unproven import UnprovenError
 from pytest_lakebranch.providers.local.server import Server
-from pytest_lakebranch.waiting import Deadline
+from pytest_lakebranch.waiting import Deadline, poll
 
 STOP_SECONDS = 2.0
 EXIT_CODE = 49
@@ -39,12 +39,12 @@ def closed(server: Server, clients: Clients) -> Iterator[None]:
 
 def _stop(pid: int) -> None:
     os.kill(pid, signal.SIGSTOP)
-    deadline = Deadline(STOP_SECONDS)
-    while (fields := stat_fields(pid)) and fields[0] not in "Tt":
-        if deadline.passed:
-            raise UnprovenError("the postmaster could not be stopped")
-        os.sched_yield()
-    if not fields:
+    # Asked of the system as its parent: looking again and again would keep the processor from the one that is to stop.
+    what = os.WSTOPPED | os.WEXITED | os.WNOWAIT | os.WNOHANG
+    seen = poll(lambda: os.waitid(os.P_PID, pid, what), deadline=Deadline(STOP_SECONDS), every=0.00005)
+    if seen is None:
+        raise UnprovenError("the postmaster could not be stopped")
+    if seen.si_code != os.CLD_STOPPED:
         raise UnprovenError("server died")
 
 
