@@ -66,7 +66,13 @@ def _roles(server: Server, creator: Identity, now: float) -> list[Role]:
 
 def run(server: Server, template: str, *names: str) -> None:
     """One statement with identifiers in its braces, in the maintenance database."""
-    server.control.execute(composed(template, names))
+    execute(server, composed(template, names))
+
+
+def execute(server: Server, statement: sql.Composed) -> None:
+    """One statement as the superuser, not on the control connection: psycopg would drop what is prepared there."""
+    with connect(server.endpoint(MAINTENANCE), autocommit=True) as connection:
+        connection.execute(statement)
 
 
 def composed(template: str, names: Sequence[str]) -> sql.Composed:
@@ -107,7 +113,7 @@ def _set_password(server: Server, role: Role) -> None:
 
     statement = sql.SQL("alter role {} password {}")
     with _as_refusal():
-        server.control.execute(statement.format(sql.Identifier(role.postgres_role), sql.Literal(role.password)))
+        execute(server, statement.format(sql.Identifier(role.postgres_role), sql.Literal(role.password)))
 
 
 def alter_role(branch: Branch, role: Role) -> None:
