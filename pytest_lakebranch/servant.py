@@ -37,6 +37,8 @@ def has_namespaces() -> bool:
 
 def works(prefix: tuple[str, ...], *program: str) -> bool:
     """Whether a program runs to its end."""
+    if shutil.which(prefix[0]) is None:
+        return False
     return subprocess.run([*prefix, *program], capture_output=True, check=False).returncode == 0
 
 

@@ -52,3 +52,11 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch, shared_home: Path) -> Non
     for name in [name for name in os.environ if name.startswith(OF_OURS) or name in OF_CI]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("LAKEBRANCH_HOME", str(shared_home))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests marked ``soak`` run where SOAK is in the environment (``make soak``)."""
+    if "SOAK" not in os.environ:
+        for item in items:
+            if item.get_closest_marker("soak"):
+                item.add_marker(pytest.mark.skip(reason="long: make soak"))

@@ -15,7 +15,7 @@ from pytest_lakebranch.model import ForkPoint
 from pytest_lakebranch.providers.base import Compute, Provider
 
 ATTEMPTS = 3
-"""How often a spare may turn out to have died before that is an error."""
+"""How often a spare may turn out to have died before that is an error, those not counted that were idle before."""
 
 
 class Pool:
@@ -61,7 +61,9 @@ class Pool:
 
         Raises the provider's error when a start fails while the caller waits, and BranchError once the pool is closed.
         """
-        for _ in range(ATTEMPTS - 1):
+        with self._changed:
+            idle = len(self._idle)
+        for _ in range(idle + ATTEMPTS - 1):
             compute = self._next()
             try:
                 compute.mark()

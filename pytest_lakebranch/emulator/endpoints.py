@@ -295,23 +295,28 @@ class _Door:
             role = self._role(user)
             if not branch.project.native_login or (role is not None and role.auth_method != PASSWORD):
                 return None
+            self._check_known(user)
         self.endpoints.wake(self.endpoint)
         return verifier(branch, user)
 
     def _role(self, user: str) -> Role | None:
-        """The role that logs in, as far as the API knows it. Raises RefusedError while nobody can."""
+        """The role that logs in, as far as the API knows it. Raises RefusedError while there is no database."""
         branch = self.endpoint.branch
         if branch.state != "READY":
             raise RefusedError("57P03", "the branch is not ready")
-        if self.world.time.now() < branch.logins_from:
-            raise RefusedError("28P01", f'External authorization failed for user "{user}"')
         return next((each for each in branch.roles.values() if each.postgres_role == user), None)
+
+    def _check_known(self, user: str) -> None:
+        """A new branch does not know its users at once, and says so once it has seen what they log in with."""
+        if self.world.time.now() < self.endpoint.branch.logins_from:
+            raise RefusedError("28P01", f'External authorization failed for user "{user}"')
 
     def admit(self, user: str, token: str) -> None:
         """See Door."""
         failed = RefusedError("28P01", f'password authentication failed for user "{user}"')
         with self.world.lock:
             role = self._role(user)
+            self._check_known(user)
         try:
             found = self.world.tokens.login(token)
         except ApiError as error:

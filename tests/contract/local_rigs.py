@@ -18,9 +18,10 @@ import pytest
 from pytest_lakebranch import config
 from pytest_lakebranch.model import ForkPoint
 from pytest_lakebranch.postgres.connect import connect
+from pytest_lakebranch.processes import Identity
 from pytest_lakebranch.providers.local.compute import LocalCompute
 from pytest_lakebranch.providers.local.provider import LocalProvider
-from pytest_lakebranch.state import State, sockets_root
+from pytest_lakebranch.state import OWNER, State, sockets_root, write_owner
 
 SYSTEM_15 = "/usr/lib/postgresql/15/bin"
 VOLUME_OF = {"snapshot": "btrfs", "reflink": "xfs"}
@@ -111,7 +112,8 @@ class Rig:
 
     def left(self) -> list[str]:
         """Everything in the run's directories."""
-        return sorted(str(path) for root in (self.run, self.sockets) for path in root.rglob("*"))
+        found = (path for root in (self.run, self.sockets) for path in root.rglob("*"))
+        return sorted(str(path) for path in found if path.name != OWNER)
 
 
 @contextmanager
@@ -121,6 +123,7 @@ def rig(home: Path, *, check: bool = True, **options: Any) -> Iterator[Rig]:
     state = State(home).ensure()
     run = Path(tempfile.mkdtemp(prefix="r", dir=state.runs))
     sockets = Path(tempfile.mkdtemp(prefix="t", dir=sockets_root()))
+    write_owner(sockets, Identity.of(os.getpid()))
     try:
         provider = LocalProvider(settings, state=state, run_directory=run, sockets=sockets)
         made = Rig(home, settings, run, sockets, provider)

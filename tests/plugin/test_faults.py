@@ -21,7 +21,7 @@ from pytest_lakebranch.waiting import Deadline, poll
 from tests.plugin.conftest import PLAIN, SOON, Project
 from tests.plugin.fault_rigs import CONFTEST, MARK, NEXT, SUITE, Machine, Point, Present, Trial, bystander
 
-KILLS = int(os.environ.get("FAULT_KILLS", "4"))
+KILLS = int(os.environ.get("FAULT_KILLS", "2"))
 FIRST = int(os.environ.get("FAULT_FIRST", "0"))
 SEED = int(os.environ.get("FAULT_SEED", "3"))
 SCHEMA = "create table item (id int); insert into item values (1), (2);"

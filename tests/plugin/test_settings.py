@@ -37,6 +37,9 @@ VALUES = {
     "keep_template": "true",
     "endpoint_port": "6543",
     "endpoint_ca": "ca.pem",
+    "check_migrations": "true",
+    "check_migrations_since": "2",
+    "check_migrations_allow": "drop",
     "home": "state",
 }
 
