@@ -21,7 +21,7 @@ from pytest_lakebranch.postgres.connect import connect
 from pytest_lakebranch.processes import Identity
 from pytest_lakebranch.providers.local.compute import LocalCompute
 from pytest_lakebranch.providers.local.provider import LocalProvider
-from pytest_lakebranch.state import OWNER, State, sockets_root, write_owner
+from pytest_lakebranch.state import State, sockets_root, write_owner
 
 SYSTEM_15 = "/usr/lib/postgresql/15/bin"
 VOLUME_OF = {"snapshot": "btrfs", "reflink": "xfs"}
@@ -112,8 +112,7 @@ class Rig:
 
     def left(self) -> list[str]:
         """Everything in the run's directories."""
-        found = (path for root in (self.run, self.sockets) for path in root.rglob("*"))
-        return sorted(str(path) for path in found if path.name != OWNER)
+        return sorted(str(path) for root in (self.run, self.sockets) for path in root.rglob("*"))
 
 
 @contextmanager
@@ -122,8 +121,10 @@ def rig(home: Path, *, check: bool = True, **options: Any) -> Iterator[Rig]:
     settings = config.resolve(options={**options, "home": str(home)}, environ={}, ini={}, root=Path("/"))
     state = State(home).ensure()
     run = Path(tempfile.mkdtemp(prefix="r", dir=state.runs))
-    sockets = Path(tempfile.mkdtemp(prefix="t", dir=sockets_root()))
-    write_owner(sockets, Identity.of(os.getpid()))
+    owned = Path(tempfile.mkdtemp(prefix="t", dir=sockets_root()))
+    write_owner(owned, Identity.of(os.getpid()))  # else it is taken for left behind when it is a minute old
+    sockets = owned / "s"
+    sockets.mkdir(mode=0o700)
     try:
         provider = LocalProvider(settings, state=state, run_directory=run, sockets=sockets)
         made = Rig(home, settings, run, sockets, provider)
@@ -135,7 +136,7 @@ def rig(home: Path, *, check: bool = True, **options: Any) -> Iterator[Rig]:
         assert processes_in(run) == []
     finally:
         shutil.rmtree(run)
-        shutil.rmtree(sockets)
+        shutil.rmtree(owned)
 
 
 def processes_in(directory: Path) -> list[int]:
