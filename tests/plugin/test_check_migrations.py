@@ -118,6 +118,7 @@ def test_lint(shaped: Project) -> None:
     result.stderr.fnmatch_lines(["*lakebranch_check_migrations_since: there is no migration '9'.*0008*"])
 
 
+@pytest.mark.soak
 def test_again_and_back(shaped: Project) -> None:
     """What is left by a second application or by a rollback is named: an error, a thing of the schema, rows."""
     migration(shaped, "0001_table", "CREATE TABLE once (id int);", "DROP TABLE once;")
@@ -140,6 +141,7 @@ def test_again_and_back(shaped: Project) -> None:
     assert "migration 0005 drops, rolled back" not in str(result.stdout)
 
 
+@pytest.mark.soak
 def test_selection(shaped: Project) -> None:
     """Checks are chosen by node id, by marker, by what failed last; and they are not in the way of single tests."""
     migration(shaped, "0001_note", GOOD, GOOD_DOWN)

@@ -26,7 +26,7 @@ def outcomes(example: str, *options: str) -> dict[str, int]:
 
 
 @pytest.mark.usefixtures("empty_home")
-@pytest.mark.parametrize("workers", ["0", "2"])
+@pytest.mark.parametrize("workers", [pytest.param("0", marks=pytest.mark.soak), "2"])
 def test_quickstart(workers: str) -> None:
     """The smallest example passes without and with workers."""
     assert outcomes("quickstart", "-n", workers) == {"passed": 5}

@@ -90,6 +90,7 @@ def test_a_pull_request(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_the_cloud(tmp_path: Path) -> None:
     """With a Lakebase project the same tests run there, and nothing is left, neither then nor after the sweep."""
     place = tmp_path / "cloud"

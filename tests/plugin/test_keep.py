@@ -197,6 +197,7 @@ def test_a_branch_of_the_workers_branch(project: Project, command: Command) -> N
     assert (said.code, said.out) == (0, "5\n"), said.err
 
 
+@pytest.mark.soak
 def test_a_test_that_killed_its_worker(project: Project, command: Command) -> None:
     """It failed, and so its branch is kept."""
     project.write(
@@ -214,6 +215,7 @@ def test_a_test_that_killed_its_worker(project: Project, command: Command) -> No
     assert (said.code, said.out) == (0, "3\n"), said.err
 
 
+@pytest.mark.soak
 def test_the_newest_of_this_project_is_opened(project: Project, command: Command) -> None:
     """A test that failed in several runs has several kept branches."""
     for rows in (1, 2):

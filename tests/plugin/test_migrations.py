@@ -32,6 +32,7 @@ def tests(project: Project) -> None:
     project.write(test_it=TEST)
 
 
+@pytest.mark.soak
 def test_alembic(project: Project) -> None:
     """The second run builds nothing, a further revision runs alone, and going back to the older code builds nothing."""
     versions = alembic_project(project.path)
@@ -48,6 +49,7 @@ def test_alembic(project: Project) -> None:
     assert (project.path / "columns").read_text() == "id name"
 
 
+@pytest.mark.soak
 def test_django(project: Project) -> None:
     """The same with Django, whose settings read the application's variables."""
     shop = django_project(project.path, "site_d", "a_shop") / "a_shop"  # comes first in the order of migrate

@@ -74,7 +74,7 @@ def without_namespaces() -> list[str]:
     return before
 
 
-@pytest.mark.parametrize("workers", ["0", "2"])
+@pytest.mark.parametrize("workers", ["0", pytest.param("2", marks=pytest.mark.soak)])
 def test_root_without_user_namespaces(
     project: Project, open_home: Path, without_namespaces: list[str], workers: str
 ) -> None:
@@ -136,6 +136,7 @@ def test_two_containers_share_a_state_directory(project: Project, shared_home: P
     assert "2 passed" in said
 
 
+@pytest.mark.soak
 def test_a_container_that_ended_is_reaped(project: Project, shared_home: Path, sockets: Path) -> None:
     """What a container leaves that was killed as a whole goes with the next run, wherever that is."""
     if os.geteuid() != 0 or shutil.which("unshare") is None:

@@ -28,7 +28,10 @@ def base(project: Project) -> None:
     project.ini(lakebranch_base="sql:schema.sql", lakebranch_env="DATABASE_URL", pythonpath=".")
 
 
-@pytest.mark.parametrize("options", ["-n 2 --dist load", "-n 2 --dist loadscope", "-n 8 --dist worksteal"])
+@pytest.mark.parametrize(
+    "options",
+    ["-n 2 --dist load", "-n 2 --dist loadscope", pytest.param("-n 8 --dist worksteal", marks=pytest.mark.soak)],
+)
 def test_distributions(project: Project, options: str) -> None:
     """Under each distribution every test finds the base, through fixture and application alike."""
     project.write(
