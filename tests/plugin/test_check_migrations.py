@@ -156,6 +156,7 @@ def test_selection(shaped: Project) -> None:
     shaped.run("--lf").assert_outcomes(failed=1)
 
 
+@pytest.mark.soak
 def test_in_a_test_of_ones_own(shaped: Project) -> None:
     """The fixture gives the newest migration, or another one, with everything that was measured."""
     migration(shaped, "0001_note", GOOD, GOOD_DOWN)

@@ -64,6 +64,7 @@ def test_the_workflow_is_valid() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_a_pull_request(tmp_path: Path) -> None:
     """A push fills the cache; a pull request begins with it, and posts what it changes and how it was checked."""
     main, request = tmp_path / "main", tmp_path / "request"

@@ -131,6 +131,7 @@ def test_only_reading_makes_a_branch_for_each_worker(cloud: Emulated, project: P
 
 
 @pytest.mark.parametrize("victim", ["controller", "host"])
+@pytest.mark.soak
 def test_killed(cloud: Emulated, project: Project, victim: str) -> None:
     """The host deletes all when pytest is killed; when the host is, the next run or the reaper does. Processes show no
     secret."""

@@ -61,6 +61,7 @@ def test_files_as_shown(project: Path, folder: str, passed: int, workers: str) -
 
 
 @pytest.mark.parametrize("command", [each for each in COMMANDS if each.startswith("lakebranch serve")])
+@pytest.mark.soak
 def test_the_emulator_as_shown(project: Path, command: str) -> None:
     """A pipeline's own test passes on the emulator, also where the service is slow and refuses."""
     (project / "ci" / "pytest.ini").write_text("[pytest]\n")
