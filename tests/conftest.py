@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import signal
@@ -52,6 +53,12 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch, shared_home: Path) -> Non
     for name in [name for name in os.environ if name.startswith(OF_OURS) or name in OF_CI]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("LAKEBRANCH_HOME", str(shared_home))
+
+
+def pytest_collection_finish() -> None:
+    """What is there by now stays: tests that collect garbage need not look at it."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

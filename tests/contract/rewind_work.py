@@ -61,6 +61,10 @@ DML = (
     "vacuum t{k}",
     "!vacuum (truncate true) vt",
     "!checkpoint",
+    "copy t{k} (a) from program 'seq 1 60000'",
+    "select 1 / (id - {m}) from t{k}",
+    "select 1 / (id - {n} % 60000) from t{k}",
+    "insert into t{k} (a) select repeat('z', 900) from generate_series(1, {m})",
 )
 DDL = (
     "truncate t{k}",
@@ -212,10 +216,9 @@ class Clients:
         number += CLIENTS * elsewhere
         if number not in self.open or self.open[number].closed:
             database = "other" if elsewhere else "app"
-            made = connect(self.compute.server.endpoint(database), autocommit=True)
+            made = self.open[number] = connect(self.compute.server.endpoint(database), autocommit=True)
             made.execute("set lock_timeout = 60; set statement_timeout = 3000; set client_min_messages = error")
             made.execute(f"set enable_seqscan = {'off' if number % 2 else 'on'}")
-            self.open[number] = made
         return self.open[number]
 
     def do(self, deed: Deed) -> None:
@@ -268,7 +271,10 @@ class Clients:
             session.close()
 
 
-DAMAGE = ("could not read", "could not open", "unexpected", "corrupt", "cache lookup", "invalid page", "missing chunk")
+DAMAGE = (
+    *("could not read", "could not open", "unexpected", "corrupt", "cache lookup", "invalid page", "missing chunk"),
+    "should be empty",
+)
 """What PostgreSQL says of data files that are not what they were."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import shutil
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -173,6 +175,9 @@ def nothing_left(shared_home: Path, sockets: Path) -> Iterator[None]:
 
 
 @pytest.fixture
-def project(pytester: pytest.Pytester, shared_home: Path) -> Project:
-    """An empty project."""
-    return Project(pytester, shared_home)
+def project(pytester: pytest.Pytester, shared_home: Path) -> Iterator[Project]:
+    """An empty project. Connections that its tests left open on purpose are collected here, not in a later test."""
+    yield Project(pytester, shared_home)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()

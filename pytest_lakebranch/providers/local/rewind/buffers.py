@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Iterable, Mapping
 
 from pytest_lakebranch.providers.local import control_file
 from pytest_lakebranch.providers.local.rewind.manifest import Relation
@@ -13,39 +13,58 @@ from pytest_lakebranch.waiting import Deadline, poll
 PATIENCE = 1.0
 """Seconds for a buffer to be let go of by the process that is just using it."""
 EVICT = """
-select count(*) filter (where not (pg_buffercache_evict(bufferid)).buffer_evicted),
+select count(*) filter (where not evicted), count(*) filter (where evicted and beyond),
        pg_current_wal_insert_lsn()::text from (
-  select bufferid from pg_buffercache where reldatabase = any($1::oid[]) and relfilenode = any($2::oid[]) offset 0
-) found"""
-EVICT_ALL = "select buffers_skipped, pg_current_wal_insert_lsn()::text from pg_buffercache_evict_all()"
+  select (pg_buffercache_evict(bufferid)).buffer_evicted as evicted, relforknumber = 0 and relblocknumber >= blocks
+  from pg_buffercache join unnest($1::oid[], $2::oid[], $3::int8[]) as given (database, number, blocks)
+    on reldatabase = database and relfilenode = number offset 0) as found (evicted, beyond)"""
+EVICT_ALL = "select buffers_skipped, 0, pg_current_wal_insert_lsn()::text from pg_buffercache_evict_all()"
+BEYOND = """
+select count(*) from pg_buffercache join unnest($1::oid[], $2::oid[], $3::int8[]) as given (database, number, blocks)
+  on reldatabase = database and relfilenode = number where relforknumber = 0 and relblocknumber >= blocks"""
+
+Blocks = Mapping[Relation, int]
+"""For each relation a number of blocks of its main fork."""
 
 
-def evict(server: Server, relations: Collection[Relation]) -> int:
-    """Write out and drop what is in memory of these relations (and, harmlessly, of others with the same numbers).
+def evict(server: Server, blocks: Blocks) -> tuple[int, int]:
+    """Write out and drop what is in memory of these relations.
 
-    Returns where the log stands then.
+    Returns where the log stands then, and how many blocks of main forks were in memory beyond the given numbers.
     """
-    databases, numbers = (_array({relation[place] for relation in relations}) for place in (0, 1))
-    return _until_none_is_left(lambda: server.ask(EVICT, databases, numbers))
+    return _until_none_is_left(lambda: server.ask(EVICT, *_columns(blocks)))
 
 
 def evict_all(server: Server) -> int:
     """Write out and drop everything that is in memory; where the log stands then."""
-    return _until_none_is_left(lambda: server.ask(EVICT_ALL))
+    return _until_none_is_left(lambda: server.ask(EVICT_ALL))[0]
 
 
-def _until_none_is_left(attempt: Callable[[], list[tuple[str | None, ...]]]) -> int:
+def count_beyond(server: Server, blocks: Blocks) -> int:
+    """How many blocks of main forks are in memory beyond the given numbers."""
+    return int(server.ask(BEYOND, *_columns(blocks))[0][0] or 0)
+
+
+def _until_none_is_left(attempt: Callable[[], list[tuple[str | None, ...]]]) -> tuple[int, int]:
     """A buffer that is in use is refused; raises UnprovenError when one stays so."""
+    beyond = 0
 
     def try_it() -> str | None:
-        left, position = attempt()[0]
-        return None if left != "0" else position
+        nonlocal beyond
+        left, found, position = attempt()[0]
+        beyond += int(found or 0)
+        return position if left == "0" else None
 
     position = poll(try_it, deadline=Deadline(PATIENCE))
     if position is None:
         raise UnprovenError("a page in memory stayed in use")
-    return control_file.position(position)
+    return control_file.position(position), beyond
 
 
-def _array(numbers: Collection[int]) -> str:
+def _columns(blocks: Blocks) -> tuple[str, str, str]:
+    databases, numbers = ([relation[place] for relation in blocks] for place in (0, 1))
+    return _array(databases), _array(numbers), _array(blocks.values())
+
+
+def _array(numbers: Iterable[int]) -> str:
     return "{" + ",".join(map(str, numbers)) + "}"

@@ -13,6 +13,7 @@ from pytest_lakebranch.directories import remove_tree
 from pytest_lakebranch.providers.local import catalog_cache
 from pytest_lakebranch.providers.local.rewind.knowledge import SealedFiles
 from pytest_lakebranch.providers.local.rewind.manifest import (
+    BLOCK,
     NEVER_PUT_BACK,
     Manifest,
     Relation,
@@ -21,7 +22,6 @@ from pytest_lakebranch.providers.local.rewind.manifest import (
 )
 from pytest_lakebranch.providers.local.rewind.unproven import UnprovenError
 
-BLOCK = 8192
 SEGMENT_BLOCKS = 131072
 """RELSEG_SIZE: blocks in a file of a relation; the next ones are in the next file."""
 SEGMENT = SEGMENT_BLOCKS * BLOCK
@@ -82,13 +82,20 @@ class Files:
 
     def has_outgrown(self, relation: Relation) -> bool:
         """Whether a relation has more segments than it had."""
+        return len(self._sizes(relation)) > len(self.manifest.forks(relation)[""])
+
+    def added(self, relation: Relation) -> int:
+        """By how many blocks a relation's main fork is longer than it was."""
+        return max(0, sum(self._sizes(relation)) // BLOCK - self.manifest.blocks(relation))
+
+    def _sizes(self, relation: Relation) -> list[int]:
+        """The present sizes of the segments of a relation's main fork."""
         database, number = relation
-        segments = len(self.manifest.forks(relation)[""])
-        try:
-            os.stat(segment_name(number, "", segments), dir_fd=self._folder(folder_of(database)))
-        except FileNotFoundError:
-            return False
-        return True
+        folder, sizes = self._folder(folder_of(database)), list[int]()
+        with contextlib.suppress(FileNotFoundError):
+            while not sizes or sizes[-1] == SEGMENT:
+                sizes.append(_size(segment_name(number, "", len(sizes)), folder))
+        return sizes
 
     def _segment(self, folder: str, name: str, size: int, blocks: list[int] | None) -> None:
         """Make one file equal to the sealed one: at ``blocks`` and in size; None means everywhere."""

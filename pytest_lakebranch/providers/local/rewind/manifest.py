@@ -10,7 +10,7 @@ from pytest_lakebranch.providers.local.storage.tree import Tree
 
 NEVER_PUT_BACK = frozenset({"pg_control"})
 """Files in these folders that belong to the running server, and not to the databases."""
-FORKS = ("", "_fsm", "_vm", "_init")
+BLOCK = 8192
 RELATION_FILE = re.compile(r"(\d+)(_fsm|_vm|_init)?(?:\.(\d+))?")
 """What md.c calls a relation's file: its number, its fork, and its segment of 1 GB (relpath.c, md.c)."""
 
@@ -55,6 +55,10 @@ class Manifest:
     def forks(self, relation: Relation) -> Mapping[str, list[int]]:
         """The sealed sizes of a relation's segments by fork; empty when it was not there."""
         return self.relations.get(relation, {})
+
+    def blocks(self, relation: Relation) -> int:
+        """The sealed length of a relation's main fork."""
+        return sum(self.forks(relation).get("", ())) // BLOCK
 
     @property
     def unlogged(self) -> tuple[Relation, ...]:

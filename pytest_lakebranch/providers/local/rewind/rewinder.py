@@ -52,20 +52,30 @@ class Rewinder:
     def _undo(self, touched: Touched) -> int:
         self._check_size(touched)
         with Files(str(self.server.data), self.knowledge.files, self.knowledge.manifest) as files:
-            if touched.files or any(map(files.has_outgrown, touched.blocks)):
+            if touched.files or any(map(files.has_outgrown, (*touched.blocks, *self.knowledge.unlogged))):
                 return self._undo_ddl(touched, files)
-            position = buffers.evict(self.server, {*touched.blocks, *self.knowledge.unlogged})
+            sealed, added = self._lengths(touched, files)
+            position, in_memory = buffers.evict(self.server, sealed)
+            _check_added(added, in_memory)
             self._put_back(touched, files)
             return position
 
     def _undo_ddl(self, touched: Touched, files: Files) -> int:
         """The control connection goes too: it remembers a catalog that will not have been."""
+        sealed, added = self._lengths(touched, files)
+        _check_added(added, buffers.count_beyond(self.server, sealed) if added else 0)
         self.server.control.execute("checkpoint")  # carries out what waits to be unlinked before it comes back
         position = buffers.evict_all(self.server)
         self.server.close_connection()
         files.put_back_folders(self._folders(touched), self.sealed.caches or {}, sizes=touched.whole)
         self._put_back(touched, files)
         return position
+
+    def _lengths(self, touched: Touched, files: Files) -> tuple[buffers.Blocks, int]:
+        """The sealed lengths of what is to be put back, and how many blocks were added to it."""
+        manifest = self.knowledge.manifest
+        relations = [each for each in {*touched.blocks, *self.knowledge.unlogged} if manifest.forks(each)]
+        return {each: manifest.blocks(each) for each in relations}, sum(map(files.added, relations))
 
     def _folders(self, touched: Touched) -> set[str]:
         """Directories that may have other files than they had."""
@@ -93,3 +103,15 @@ class Rewinder:
         size = sum(sum(sizes) for relation in whole for sizes in self.knowledge.manifest.forks(relation).values())
         if size > LARGEST_WHOLE:
             raise UnprovenError("too much would have to be copied as a whole")
+
+
+def _check_added(added: int, in_memory: int) -> None:
+    """Raise UnprovenError unless all blocks that were added to relations are in memory, and go with it.
+
+    One that left memory may have come back half: a scan that is broken off leaves pages that it had ordered and not
+    read (read_stream.c). They have a number, are not valid, hold what was there before, and neither pg_buffercache nor
+    its evicting sees them; in a shorter file, whoever adds that block next fails with "should be empty but is not"
+    (RelationAddBlocks, hio.c).
+    """
+    if in_memory < added:
+        raise UnprovenError("added pages did not stay in memory")
