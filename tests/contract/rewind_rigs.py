@@ -174,6 +174,15 @@ def _answer(session: psycopg.Connection[tuple[object, ...]], question: str) -> s
         return f"{question}: {error}"
 
 
+def grow(compute: LocalCompute) -> None:
+    """Add pages to a table, a few at a time; raises AssertionError when there are other rows than it had and got."""
+    with connect(compute.server.endpoint("app"), autocommit=True) as session:
+        for _ in range(20):
+            session.execute("insert into vt select 0, repeat('z', 900) from generate_series(1, 150)")
+        found = session.execute("select count(*) from vt").fetchone()
+    assert found == (500 + 20 * 150,)
+
+
 def end_lease(compute: LocalCompute) -> tuple[str, str]:
     """End a lease as the engine does: (how it ended, why)."""
     compute.end_connections()

@@ -12,13 +12,14 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import psycopg
 import pytest
 from local_rigs import Rig, rig
-from rewind_rigs import Oracle, answers, end_lease, rewind_base
+from rewind_rigs import Oracle, answers, end_lease, grow, rewind_base
+from rewind_work import BROKEN_OFF
 
 from pytest_lakebranch.errors import BranchError
 from pytest_lakebranch.model import ForkPoint
@@ -391,43 +392,29 @@ def test_h22_sealed_file_that_was_cut(shared_home: Path) -> None:
         path.write_bytes(content)
 
 
-BROKEN_OFF = (
-    "copy vt from program 'seq 1 200000 | sed \"s/$/\\tabcdefghijklmnopqrstuvwxyz/\"'",
-    *(f"select 1 / (id - {zero}) from vt" for zero in range(1000, 40000, 2000)),
-)
-"""Many rows, by a command that does not keep them in memory, and scans of them that fail on the way."""
-
-
-def with_failures(branch: Branch, *statements: str) -> None:
-    """Run statements of which some fail."""
-    for statement in statements:
-        with suppress(psycopg.errors.DivisionByZero):
-            branch.sql(statement, indexes=False)
-
-
 def test_h27_pages_that_were_ordered_and_not_read(branch: Branch) -> None:
     """A scan that fails leaves numbers of pages in memory that nobody can see; a file that is cut may not have any."""
-    with_failures(branch, *BROKEN_OFF)
+    branch.sql(*BROKEN_OFF.format(m=1).split(";\n", 1), indexes=False)
     assert branch.replaced() == "added pages did not stay in memory"
 
 
 def test_h27_is_a_hazard(branch: Branch, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the check the next lease cannot add rows: else the check would cost branches for nothing."""
     monkeypatch.setattr(rewinder, "_check_added", lambda *args: None)
-    with_failures(branch, *BROKEN_OFF)
+    branch.sql(*BROKEN_OFF.format(m=1).split(";\n", 1), indexes=False)
     assert end_lease(branch.compute)[0] == "rewind"
     branch.compute.mark()
     with pytest.raises(psycopg.errors.InternalError, match="should be empty but is not"):
-        branch.sql("insert into vt select g, repeat('z', 500) from generate_series(1, 9000) g")
+        grow(branch.compute)
 
 
 def test_h27_pages_that_stayed(branch: Branch) -> None:
     """What was added and is still in memory is undone, by rows and by structure, in scans that fail too."""
     added = "insert into vt select g, repeat('z', 500) from generate_series(1, 5000) g"
-    with_failures(branch, added, "select 1 / (id - 3000) from vt")
-    branch.rewound()
-    with_failures(branch, added, "select 1 / (id - 3000) from vt", "create table fresh (id int)")
-    branch.rewound()
+    scans = BROKEN_OFF.format(m=1).split(";\n", 1)[1]
+    for more in ("select 1", "create table fresh (id int)"):
+        branch.sql(added, scans, more, indexes=False)
+        branch.rewound()
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from typing import TypeVar
 import pytest
 from hypothesis import HealthCheck, given, note, seed, settings, strategies as st
 from local_rigs import Rig, rig
-from rewind_rigs import Oracle, answers, end_lease, rewind_base
+from rewind_rigs import Oracle, answers, end_lease, grow, rewind_base
 from rewind_work import Work, do, works
 
 from pytest_lakebranch.model import ForkPoint
@@ -84,11 +84,15 @@ class Run:
         return self.made.start(f"b{sum(self.ends.values())}", self.at)
 
     def check(self, compute: LocalCompute, oracle: Oracle, look: str) -> None:
-        """What is in memory is asked before the files are compared, or only read from them, or left for what comes."""
+        """What is in memory is asked before the files are compared, or only read from them, or rows are added to it."""
+        compute.mark()
+        if look == "grow":
+            grow(compute)
+            assert end_lease(compute)[0] == "rewind"
+            compute.mark()
         seen = answers(compute) if look == "first" else None
-        if look != "no":
-            assert oracle.differences() == []
-            assert (seen or answers(compute)) == self.known
+        assert oracle.differences() == []
+        assert (seen or answers(compute)) == self.known
         compute.mark()
 
 
@@ -115,7 +119,7 @@ def of_each_lease(what: st.SearchStrategy[T]) -> st.SearchStrategy[list[T]]:
     print_blob=True,
     suppress_health_check=list(HealthCheck),
 )
-@given(leases=of_each_lease(works()), looks=of_each_lease(st.sampled_from(["first", "after", "no"])))
+@given(leases=of_each_lease(works()), looks=of_each_lease(st.sampled_from(["first", "after", "grow"])))
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_any_work_is_undone(run: Run, leases: list[Work], looks: list[str]) -> None:
     """Whatever several clients did, however they ended, nothing of it is left."""
