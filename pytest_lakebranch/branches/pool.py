@@ -111,12 +111,8 @@ class Pool:
 
     def keep(self, compute: Compute, note: Kept) -> Kept:
         """End a loan by leaving its branch for a human. Raises the provider's error; then the branch is gone."""
-        try:
+        with self._loan_ended():
             return compute.keep(note)
-        finally:
-            with self._changed:
-                self._lent -= 1
-            self._forget_if_unused()
 
     def shed(self) -> bool:
         """Throw away one spare, because somebody else needs its room; False when there is none."""
@@ -199,8 +195,14 @@ class Pool:
         self._forget_if_unused()
 
     def _discard(self, compute: Compute, *, disposable: bool) -> None:
-        try:
+        with self._loan_ended():
             compute.discard(disposable=disposable)
+
+    @contextmanager
+    def _loan_ended(self) -> Iterator[None]:
+        """Count one loan less after the block, however it ends."""
+        try:
+            yield
         finally:
             with self._changed:
                 self._lent -= 1

@@ -25,6 +25,12 @@ def _given(**fields: Any) -> View:
     return {name: value for name, value in fields.items() if value is not None}
 
 
+def _resource(it: Project | Branch | Endpoint, status: View, **more: Any) -> View:
+    """What all of them have, and what one has more."""
+    times = {"create_time": timestamp(it.created), "update_time": timestamp(it.updated)}
+    return _given(name=it.name, uid=it.uid, **times, **more, status=status)
+
+
 def _time(seconds: float | None) -> str | None:
     return None if seconds is None else timestamp(seconds)
 
@@ -56,16 +62,7 @@ def project(it: Project) -> View:
         synthetic_storage_size_bytes=sum(sizes),
         compute_last_active_time=_time(active),
     )
-    return _given(
-        name=it.name,
-        project_id=it.id,
-        uid=it.uid,
-        create_time=timestamp(it.created),
-        update_time=timestamp(it.updated),
-        delete_time=_time(it.deleted),
-        purge_time=_time(it.purge),
-        status=status,
-    )
+    return _resource(it, status, project_id=it.id, delete_time=_time(it.deleted), purge_time=_time(it.purge))
 
 
 def branch(it: Branch) -> View:
@@ -86,15 +83,7 @@ def branch(it: Branch) -> View:
         delete_time=_time(it.deleted),
         purge_time=_time(it.purge),
     )
-    return _given(
-        name=it.name,
-        branch_id=it.id,
-        uid=it.uid,
-        parent=it.project.name,
-        create_time=timestamp(it.created),
-        update_time=timestamp(it.updated),
-        status=status,
-    )
+    return _resource(it, status, branch_id=it.id, parent=it.project.name)
 
 
 def endpoint(it: Endpoint) -> View:
@@ -120,15 +109,7 @@ def endpoint(it: Endpoint) -> View:
         settings={"pg_settings": it.sizing.pg_settings} if it.sizing.pg_settings else None,
         hosts=hosts if it.address else None,
     )
-    return _given(
-        name=it.name,
-        endpoint_id=it.id,
-        uid=it.uid,
-        parent=it.branch.name,
-        create_time=timestamp(it.created),
-        update_time=timestamp(it.updated),
-        status=status,
-    )
+    return _resource(it, status, endpoint_id=it.id, parent=it.branch.name)
 
 
 def role(parent: Branch, it: Role) -> View:

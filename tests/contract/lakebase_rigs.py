@@ -17,6 +17,7 @@ from pytest_lakebranch.config import Settings, resolve
 from pytest_lakebranch.ledger import Ledger
 from pytest_lakebranch.model import Endpoint
 from pytest_lakebranch.postgres.connect import connect
+from pytest_lakebranch.providers.base import Compute
 from pytest_lakebranch.providers.lakebase.compute import LakebaseCompute
 from pytest_lakebranch.providers.lakebase.names import parse
 from pytest_lakebranch.providers.lakebase.project import open_project
@@ -112,3 +113,9 @@ def real_cloud(home: Path) -> Iterator[Cloud]:
             yield Cloud(None, settings, provider, Path(sockets), home)
         finally:
             provider.close()
+
+
+def ended(compute: Compute) -> str | None:
+    """End a lease as the engine does: why the branch is not as it was."""
+    compute.end_connections()
+    return compute.change()

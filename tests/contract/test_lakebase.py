@@ -11,14 +11,13 @@ from pathlib import Path
 import psycopg
 import pytest
 from emulator_rigs import Emulated
-from lakebase_rigs import Cloud, cloud, ours, sql
+from lakebase_rigs import Cloud, cloud, ended, ours, sql
 
 from pytest_lakebranch.branches.base import Plan
 from pytest_lakebranch.branches.lease import Request
 from pytest_lakebranch.errors import CloudError
 from pytest_lakebranch.kept import Kept, open_command
 from pytest_lakebranch.postgres.connect import connect
-from pytest_lakebranch.providers.lakebase.compute import LakebaseCompute
 
 pytest_plugins = ["emulator_fixtures"]
 CREDENTIAL = "generate_database_credential"
@@ -30,12 +29,6 @@ def here(lakebase: Emulated, tmp_path: Path) -> Iterator[Cloud]:
     with cloud(lakebase, tmp_path) as made:
         yield made
     assert ours(lakebase) == []
-
-
-def ended(compute: LakebaseCompute) -> str | None:
-    """End a lease as the engine does: why the branch is not as it was."""
-    compute.end_connections()
-    return compute.change()
 
 
 def test_a_branch_is_a_copy_of_the_source(here: Cloud) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import psycopg
 import pytest
 from emulator_rigs import Emulated
-from lakebase_rigs import cloud, ours, real_cloud, sql
+from lakebase_rigs import cloud, ended, ours, real_cloud, sql
 from local_rigs import rig
 
 from pytest_lakebranch.branches.base import Plan
@@ -82,12 +82,6 @@ def anywhere(request: pytest.FixtureRequest, tmp_path: Path, shared_home: Path) 
         yield Anywhere(made.provider, made.sockets, tmp_path, lambda: ours(emulated))
         made.provider.close()
         assert ours(emulated) == []
-
-
-def ended(compute: Compute) -> str | None:
-    """End a lease as the engine does: why the branch is not as it was."""
-    compute.end_connections()
-    return compute.change()
 
 
 def test_branches_are_copies_of_the_base(anywhere: Anywhere) -> None:
