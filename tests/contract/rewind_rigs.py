@@ -46,6 +46,9 @@ insert into identified (v) select 'v' from generate_series(1, 50);
 create table vt (id int, pad text) with (vacuum_truncate = off);
 insert into vt select g, repeat('x', 500) from generate_series(1, 2000) g;
 delete from vt where id > 500;
+create table wide (id int, pad text);
+alter table wide alter pad set storage plain;
+insert into wide select g, repeat('w', 5000) from generate_series(1, 5) g;
 create table part (id int, v text) partition by range (id);
 create table part1 partition of part for values from (0) to (500);
 create table part2 partition of part for values from (500) to (1000);
@@ -75,6 +78,7 @@ QUESTIONS = (
     "select count(*), sum(id) from ul where id > 0",
     "select count(*) from identified where id > 0",
     "select count(*) from vt where id > 0",
+    "select count(*), pg_relation_size('wide') from wide",
     "select count(*) from part where v > '5'",
     "select sum(length(doc)) from big where id > 0",
     "select count(*) from child where id > 0",

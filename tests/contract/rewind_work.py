@@ -69,6 +69,7 @@ DML = (
     "select 1 / (id - {m}) from t{k}",
     "insert into t{k} (a) select repeat('z', 900) from generate_series(1, {m})",
     BROKEN_OFF,
+    "insert into wide values ({k}, repeat('v', 5000))",
     "insert into vt (pad) select repeat('z', 900) from generate_series(1, {m} * 2)",
     "insert into vt select g, repeat('x', 500) from generate_series(1, {m} * 2) g",
 )
@@ -225,6 +226,8 @@ class Clients:
             made = self.open[number] = connect(self.compute.server.endpoint(database), autocommit=True)
             made.execute("set lock_timeout = 60; set statement_timeout = 3000; set client_min_messages = error")
             made.execute(f"set enable_seqscan = {'off' if number % 2 else 'on'}")
+            if number == 2:
+                made.execute("set default_transaction_isolation = serializable")
         return self.open[number]
 
     def do(self, deed: Deed) -> None:

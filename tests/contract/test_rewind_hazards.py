@@ -157,6 +157,14 @@ def test_h3_unlogged_that_is_too_large(shared_home: Path, monkeypatch: pytest.Mo
         assert end_lease(compute) == ("replace", "too much would have to be copied as a whole")
 
 
+@pytest.mark.parametrize("statement", ["drop table big", "truncate big", "vacuum full big"])
+def test_files_that_are_gone_and_too_large(branch: Branch, monkeypatch: pytest.MonkeyPatch, statement: str) -> None:
+    """So do other files that would have to be copied from the beginning to the end."""
+    monkeypatch.setattr("pytest_lakebranch.providers.local.rewind.rewinder.LARGEST_WHOLE", 200_000)
+    branch.sql(statement)
+    assert branch.replaced() == "too much would have to be copied as a whole"
+
+
 @pytest.mark.parametrize("statement", ["drop table ul", "truncate ul restart identity", "alter table ul set logged"])
 def test_h4_init_forks(branch: Branch, statement: str) -> None:
     """Unlogged relations get their init fork back."""
@@ -346,6 +354,24 @@ def test_h19_files_that_grew_in_silence(branch: Branch) -> None:
     """A COPY that fails leaves pages that the log does not name."""
     with pytest.raises(psycopg.DataError):
         branch.sql("copy br from program 'seq 1 15000 | sed \"s/$/\\t1/\"; echo x'")
+    branch.rewound()
+
+
+def test_h19_pages_of_transactions_that_may_not_write(branch: Branch) -> None:
+    """A page is added for a row of a transaction that is refused then: no record of the log names the table."""
+    with (
+        connect(branch.compute.admin) as first,
+        connect(branch.compute.admin) as second,
+    ):
+        for session, reads, writes in ((first, "t0", "t1"), (second, "t1", "t0")):
+            session.execute("set transaction isolation level serializable")
+            session.execute(f"select sum(id) from {reads}")
+            session.execute(f"update {writes} set a = 'z' where id = 1")
+        second.commit()
+        with pytest.raises(psycopg.errors.SerializationFailure):
+            first.execute("insert into wide values (0, repeat('v', 5000))")
+        first.rollback()
+    assert branch.sql("select pg_relation_size('wide') / 8192") == [(6,)]
     branch.rewound()
 
 

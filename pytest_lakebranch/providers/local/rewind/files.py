@@ -18,6 +18,7 @@ from pytest_lakebranch.providers.local.rewind.manifest import (
     Manifest,
     Relation,
     folder_of,
+    parsed,
     segment_name,
 )
 from pytest_lakebranch.providers.local.rewind.unproven import UnprovenError
@@ -116,16 +117,34 @@ class Files:
         except FileNotFoundError:
             return os.open(name, os.O_WRONLY | os.O_NOFOLLOW | os.O_CREAT, 0o600, dir_fd=self._folder(folder))
 
-    def put_back_folders(self, folders: set[str], caches: dict[str, bytes], *, sizes: bool) -> None:
-        """Give directories the files they had: others removed, missing ones put back whole, and the maps of the
-        catalogs; databases that were made are removed, and caches of the catalog are as given.
+    def grown(self, folder: str) -> set[Relation]:
+        """Relations of this directory whose main fork is longer than it was."""
+        sealed = self.manifest.folders[folder]
+        with os.scandir(self._folder(folder)) as entries:
+            longer = [each.name for each in entries if each.stat().st_size > sealed.get(each.name, SEGMENT)]
+        return {found[0] for name in longer if (found := parsed(folder, name)) and not found[1]}
 
-        With ``sizes`` files of another size are put back whole too: needed where files were cut, which names no block.
-        Raises UnprovenError when a database is missing.
+    def damaged(self, folders: Iterable[str], *, sizes: bool) -> dict[str, set[str]]:
+        """For each directory the files that are missing, the map of its catalogs, and with ``sizes`` those of another
+        size: needed where files were cut, which names no block.
+        """
+        return {folder: self._damaged(folder, sizes=sizes) for folder in folders}
+
+    def _damaged(self, folder: str, *, sizes: bool) -> set[str]:
+        sealed, handle = self.manifest.folders[folder], self._folder(folder)
+        there = set(os.listdir(handle))  # noqa: PTH208  (a descriptor)
+        changed = {name for name in sealed.keys() & there if sizes and _size(name, handle) != sealed[name]}
+        return sealed.keys() - there | changed | {MAPS}
+
+    def put_back_folders(self, damaged: dict[str, set[str]], caches: dict[str, bytes]) -> None:
+        """Put these files back whole and remove those that were not there; databases that were made are removed, and
+        caches of the catalog are as given. Raises UnprovenError when a database is missing.
         """
         self._remove_databases()
-        for folder in folders & self.manifest.folders.keys():
-            self._put_back_folder(folder, sizes=sizes)
+        for folder, names in damaged.items():
+            self._remove_others(folder)
+            for name in names:
+                self._segment(folder, name, self.manifest.folders[folder][name], None)
             self._put_back_cache(folder, caches.get(folder))
 
     def _remove_databases(self) -> None:
@@ -135,16 +154,13 @@ class Files:
         if not self.manifest.folders.keys() <= {*there, "global"}:
             raise UnprovenError("a database of the base was dropped")
 
-    def _put_back_folder(self, folder: str, *, sizes: bool) -> None:
-        sealed, handle = self.manifest.folders[folder], self._folder(folder)
-        now = set(os.listdir(handle))  # noqa: PTH208  (a descriptor)
-        for name in now - sealed.keys() - NEVER_PUT_BACK - {catalog_cache.KEPT, catalog_cache.NAME}:
+    def _remove_others(self, folder: str) -> None:
+        handle = self._folder(folder)
+        there = set(os.listdir(handle))  # noqa: PTH208  (a descriptor)
+        for name in (
+            there - self.manifest.folders[folder].keys() - NEVER_PUT_BACK - {catalog_cache.KEPT, catalog_cache.NAME}
+        ):
             os.unlink(name, dir_fd=handle)
-        wrong = sealed.keys() - now | {MAPS}
-        if sizes:
-            wrong |= {name for name in sealed.keys() & now if _size(name, handle) != sealed[name]}
-        for name in wrong:
-            self._segment(folder, name, sealed[name], None)
 
     def _put_back_cache(self, folder: str, content: bytes | None) -> None:
         path = Path(self.root, folder, catalog_cache.NAME)
@@ -164,10 +180,10 @@ def _chunks(size: int) -> Iterator[tuple[int, int]]:
 
 
 def _runs(blocks: Iterable[int], size: int) -> Iterator[tuple[int, int]]:
-    """Blocks that were there, neighbours together: pairs of offset and length in bytes."""
+    """Blocks that were there, neighbours together up to a chunk: pairs of offset and length in bytes."""
     first = after = -1
     for block in sorted({block for block in blocks if block * BLOCK < size}):
-        if block == after:
+        if block == after and (after - first) * BLOCK < CHUNK:
             after += 1
             continue
         if first >= 0:
@@ -179,6 +195,7 @@ def _runs(blocks: Iterable[int], size: int) -> Iterator[tuple[int, int]]:
 
 def _write(handle: int, content: bytes, offset: int) -> None:
     """Write all of it: a full disk may take a part only."""
-    done = 0
-    while done < len(content):
-        done += os.pwrite(handle, content[done:], offset + done)
+    left = memoryview(content)
+    while left:
+        done = os.pwrite(handle, left, offset)
+        left, offset = left[done:], offset + done

@@ -46,11 +46,10 @@ class Manifest:
         return made
 
     def _note(self, folder: str, name: str, size: int) -> None:
-        found = RELATION_FILE.fullmatch(name)
+        found = parsed(folder, name)
         if found is not None:
-            database = 0 if folder == "global" else int(folder.removeprefix("base/"))
-            forks = self.relations.setdefault((database, int(found[1])), {})
-            forks.setdefault(found[2] or "", []).append(size)
+            relation, fork = found
+            self.relations.setdefault(relation, {}).setdefault(fork, []).append(size)
 
     def forks(self, relation: Relation) -> Mapping[str, list[int]]:
         """The sealed sizes of a relation's segments by fork; empty when it was not there."""
@@ -69,6 +68,14 @@ class Manifest:
 def is_folder(name: str) -> bool:
     """Whether a directory holds relations."""
     return name == "global" or (name.startswith("base/") and name[5:].isdigit())
+
+
+def parsed(folder: str, name: str) -> tuple[Relation, str] | None:
+    """The relation and the fork that a file belongs to; None for other files."""
+    found = RELATION_FILE.fullmatch(name)
+    if found is None:
+        return None
+    return (0 if folder == "global" else int(folder.removeprefix("base/")), int(found[1])), found[2] or ""
 
 
 def segment_name(number: int, fork: str, segment: int) -> str:

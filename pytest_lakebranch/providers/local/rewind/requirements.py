@@ -19,6 +19,8 @@ REQUIRED: dict[str, tuple[str, ...]] = {
     "bgwriter_lru_maxpages": ("0",),  # else it keeps files open that were replaced
     "io_method": ("sync",),  # so do the processes of the other methods
     "max_logical_replication_workers": ("0",),  # they write at any time
+    "block_size": ("8192",),  # how the program was built: files.py counts in it
+    "segment_size": ("1GB",),
     "shared_preload_libraries": ("", "auto_explain"),  # what others keep in memory is not put back
 }
 """Settings, and the values with which the proof holds. The user's own settings win over ours, and may differ."""

@@ -52,6 +52,8 @@ class Rewinder:
     def _undo(self, touched: Touched) -> int:
         self._check_size(touched)
         with Files(str(self.server.data), self.knowledge.files, self.knowledge.manifest) as files:
+            if touched.aborted:
+                self._add_grown(touched, files)
             if touched.files or any(map(files.has_outgrown, (*touched.blocks, *self.knowledge.unlogged))):
                 return self._undo_ddl(touched, files)
             sealed, added = self._lengths(touched, files)
@@ -67,9 +69,19 @@ class Rewinder:
         self.server.control.execute("checkpoint")  # carries out what waits to be unlinked before it comes back
         position = buffers.evict_all(self.server)
         self.server.close_connection()
-        files.put_back_folders(self._folders(touched), self.sealed.caches or {}, sizes=touched.whole)
+        damaged = files.damaged(self._folders(touched), sizes=touched.whole)
+        self._check_whole(
+            sum(self.knowledge.manifest.folders[place][name] for place in damaged for name in damaged[place])
+        )
+        files.put_back_folders(damaged, self.sealed.caches or {})
         self._put_back(touched, files)
         return position
+
+    def _add_grown(self, touched: Touched, files: Files) -> None:
+        """A page is added before it is known whether the row may be (heap_insert, heapam.c), and no record tells it."""
+        for folder in self._folders(touched):
+            for relation in files.grown(folder):
+                touched.blocks.setdefault(relation, [])
 
     def _lengths(self, touched: Touched, files: Files) -> tuple[buffers.Blocks, int]:
         """The sealed lengths of what is to be put back, and how many blocks were added to it."""
@@ -79,10 +91,11 @@ class Rewinder:
 
     def _folders(self, touched: Touched) -> set[str]:
         """Directories that may have other files than they had."""
+        there = self.knowledge.manifest.folders.keys()
         if touched.whole:  # a truncated relation may not have been touched otherwise
-            return set(self.knowledge.manifest.folders)
+            return set(there)
         databases = {0, *self.knowledge.catalogs, *(database for database, _ in touched.blocks)}
-        return set(map(folder_of, databases))
+        return set(map(folder_of, databases)) & there
 
     def _put_back(self, touched: Touched, files: Files) -> None:
         for relation, blocks in touched.blocks.items():
@@ -99,8 +112,14 @@ class Rewinder:
                 files.put_back_fork(relation, fork)
 
     def _check_size(self, touched: Touched) -> None:
+        """Before anything is done; the sizes of what is missing are known only later."""
         whole = {*self.knowledge.unlogged, *(touched.blocks if touched.whole else ())}
-        size = sum(sum(sizes) for relation in whole for sizes in self.knowledge.manifest.forks(relation).values())
+        self._check_whole(
+            sum(map(sum, (sizes for each in whole for sizes in self.knowledge.manifest.forks(each).values())))
+        )
+
+    @staticmethod
+    def _check_whole(size: int) -> None:
         if size > LARGEST_WHOLE:
             raise UnprovenError("too much would have to be copied as a whole")
 

@@ -53,12 +53,13 @@ FILES = frozenset(
 @dataclass(frozen=True, slots=True)
 class Touched:
     """Blocks of main forks by relation; ``whole`` where blocks do not tell everything; ``files`` where directories
-    and catalogs have to be put back too.
+    and catalogs have to be put back too; ``aborted`` where a transaction was, which may have added pages in silence.
     """
 
     blocks: dict[Relation, list[int]]
     whole: bool
     files: bool
+    aborted: bool
 
 
 def read(server: Server, since: int, knowledge: Knowledge) -> Touched:
@@ -76,7 +77,8 @@ def read(server: Server, since: int, knowledge: Knowledge) -> Touched:
         _check_dropped(server.query(DROPPED, start), knowledge)
     blocks = {(int(row[1] or 0), int(row[2] or 0)): list(map(int, _elements(row[3]))) for row in relations}
     truncated = "Storage/TRUNCATE" in types
-    return Touched(blocks, truncated, bool(types & FILES) or any(_is_catalog(rel, knowledge) for rel in blocks))
+    files = bool(types & FILES) or any(_is_catalog(rel, knowledge) for rel in blocks)
+    return Touched(blocks, truncated, files, aborted="Transaction/ABORT" in types)
 
 
 def _read(server: Server, start: str) -> list[tuple[str | None, ...]]:
