@@ -5,10 +5,12 @@ from __future__ import annotations
 import functools
 import importlib
 import os
+import signal
 import subprocess
 import sys
 import threading
 import zlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -111,6 +113,44 @@ def children(pid: int) -> set[int]:
         return set()
     pids = (int(word) for word in " ".join(lists).split())
     return {child for child in pids if (fields := stat_fields(child)) and fields[0] not in "ZX"}
+
+
+def servers_in(directory: Path) -> Iterator[int]:
+    """The processes of PostgreSQL servers that work in ``directory`` or below, also those whose postmaster is dead, and
+    in mount namespaces of their own. None where there is no /proc.
+    """
+    directory = directory.resolve()
+    for entry in os.scandir("/proc") if LINUX else ():
+        if entry.name.isdigit() and _is_server_in(int(entry.name), directory):
+            yield int(entry.name)
+
+
+def is_server_in(pid: int, directory: Path) -> bool:
+    """Whether this is such a process: a person's shell that happens to be there is none."""
+    return _is_server_in(pid, directory.resolve())
+
+
+def _is_server_in(pid: int, directory: Path) -> bool:
+    try:
+        inside = Path(f"/proc/{pid}/cwd").readlink().is_relative_to(directory)
+        return inside and Path(f"/proc/{pid}/comm").read_text().startswith("postgres")
+    except OSError:  # it has ended, or belongs to another user
+        return False
+
+
+def kill_if(pid: int, still: Callable[[int], bool]) -> None:
+    """Kill the process that has ``pid`` now, unless ``still`` says that it is none of those that were found."""
+    handle = os.pidfd_open(pid) if has_pidfd() else None
+    try:
+        if not still(pid):
+            return
+        if handle is None:
+            os.kill(pid, signal.SIGKILL)
+        else:
+            signal.pidfd_send_signal(handle, signal.SIGKILL)
+    finally:
+        if handle is not None:
+            os.close(handle)
 
 
 def _output(*command: str) -> str:

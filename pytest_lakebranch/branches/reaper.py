@@ -13,7 +13,6 @@ import fcntl
 import json
 import os
 import re
-import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +20,7 @@ from typing import NamedTuple
 
 from pytest_lakebranch import kept
 from pytest_lakebranch.directories import remove_tree
-from pytest_lakebranch.processes import LINUX, Identity, maker_is_gone
+from pytest_lakebranch.processes import LINUX, Identity, is_server_in, kill_if, maker_is_gone, servers_in
 from pytest_lakebranch.segments import remove_segment
 from pytest_lakebranch.state import CLOUD_RECORD, OWNER, State, sockets_root
 from pytest_lakebranch.waiting import Deadline, poll
@@ -128,21 +127,12 @@ def end_processes_in(directory: Path) -> None:
     """Kill the PostgreSQL servers whose working directory is in ``directory``, and wait until they are gone."""
     for pid in _servers_in(directory):
         with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+            kill_if(pid, lambda pid: not LINUX or is_server_in(pid, directory))
     poll(lambda: None if list(_servers_in(directory)) else True, deadline=Deadline(5))
 
 
 def _servers_in(directory: Path) -> Iterator[int]:
-    if not LINUX:
-        yield from _servers_by_pid_file(directory)
-        return
-    for entry in Path("/proc").iterdir():
-        try:
-            inside = entry.name.isdigit() and (entry / "cwd").readlink().is_relative_to(directory)
-            if inside and (entry / "comm").read_text().startswith("postgres"):
-                yield int(entry.name)
-        except OSError:  # it ended meanwhile, or belongs to another user
-            continue
+    return servers_in(directory) if LINUX else _servers_by_pid_file(directory)
 
 
 def _servers_by_pid_file(directory: Path) -> Iterator[int]:

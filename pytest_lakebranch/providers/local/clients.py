@@ -15,6 +15,7 @@ from pytest_lakebranch.providers.local.processes import (
     child_pids,
     close_handles,
     footprint,
+    is_child,
     is_running,
     open_handles,
 )
@@ -121,7 +122,7 @@ class Clients:
             return b" 0 " + os.fsencode(f"{self.server.sockets}/{SOCKET_NAME}\n") in sockets.read()
 
     def _end_these(self, pids: set[int]) -> set[int]:
-        handles = open_handles(pids)
+        handles = open_handles(pids, lambda pid: is_child(pid, self.server.pid))
         try:
             await_end(handles, GRACE_SECONDS)
             if not handles:

@@ -6,11 +6,11 @@ import contextlib
 import os
 import select
 import signal
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from pytest_lakebranch.processes import LINUX, has_pidfd, stat_fields
+from pytest_lakebranch.processes import LINUX, has_pidfd, is_server_in, servers_in, stat_fields
 
 
 def child_pids(pid: int) -> set[int]:
@@ -22,6 +22,11 @@ def child_pids(pid: int) -> set[int]:
         return set()
 
 
+def is_child(pid: int, parent: int) -> bool:
+    """Whether the process that has ``pid`` now is a child of ``parent``; a zombie counts."""
+    return stat_fields(pid)[PARENT : PARENT + 1] == [str(parent)]
+
+
 def is_running(pid: int) -> bool:
     """Whether a process exists and is not a zombie."""
     fields = stat_fields(pid)
@@ -30,9 +35,9 @@ def is_running(pid: int) -> bool:
 
 Footprint = tuple[int, frozenset[int]]
 """Page faults of all children that have ended; the children that live."""
-OWN_FAULTS, WAITED_FAULTS = 7, 8
-"""Of /proc/PID/stat, counted from the state letter: minor faults of a process, and of its children that it has waited
-for (proc(5), fields 10 and 11)."""
+PARENT, OWN_FAULTS, WAITED_FAULTS = 1, 7, 8
+"""Of /proc/PID/stat, counted from the state letter: the parent; minor faults of a process, and of its children that it
+has waited for (proc(5), fields 4, 10 and 11)."""
 
 
 def footprint(pid: int, known: set[int]) -> Footprint | None:
@@ -54,12 +59,18 @@ def footprint(pid: int, known: set[int]) -> Footprint | None:
     return int(after[WAITED_FAULTS]) + ended, frozenset(living)
 
 
-def open_handles(pids: Iterable[int]) -> dict[int, int]:
-    """A pidfd for each process that still exists."""
+def open_handles(pids: Iterable[int], still: Callable[[int], bool]) -> dict[int, int]:
+    """A pidfd for each process that exists, and of which ``still`` says that it is one of those that were found: since
+    then its number may have passed to a stranger.
+    """
     handles: dict[int, int] = {}
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
-            handles[pid] = os.pidfd_open(pid)
+            handle = os.pidfd_open(pid)
+            if still(pid):
+                handles[pid] = handle
+            else:
+                os.close(handle)
     return handles
 
 
@@ -91,16 +102,21 @@ def close_handles(handles: dict[int, int]) -> None:
 
 @dataclass(slots=True)
 class Group:
-    """The children that a postmaster had when it was told to stop: each backend is in a session of its own."""
+    """The children that a postmaster had when it was told to stop: each backend is in a session of its own. They are
+    held by pidfds until the end of a ``with`` block.
+    """
 
     handles: dict[int, int]
 
     @classmethod
-    def of(cls, pid: int, data: Path, *, orphans: bool = False) -> Group:
-        """The present children of ``pid``; with ``orphans`` also every process that works in ``data``."""
+    def of(cls, pid: int | None, data: Path) -> Group:
+        """The present children of the postmaster ``pid``. None says that it has ended and was waited for, so that its
+        number may be a stranger's: then those of its processes that still work in ``data``.
+        """
         if not (LINUX and has_pidfd()):
             return cls({})
-        return cls(open_handles(child_pids(pid) | (_working_in(data) if orphans else set())))
+        found = servers_in(data) if pid is None else child_pids(pid)
+        return cls(open_handles(found, lambda child: _is_of(pid, data, child)))
 
     def end(self) -> int:
         """After the postmaster's end: kill who is still there, wait, and return how many that were."""
@@ -110,16 +126,15 @@ class Group:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(handle, signal.SIGKILL)
         await_end(self.handles, 5.0)
-        close_handles(self.handles)
         return left
 
+    def __enter__(self) -> Group:
+        return self
 
-def _working_in(data: Path) -> set[int]:
-    """Processes whose working directory is ``data``: the orphans of a postmaster that was killed."""
-    found = set()
-    for entry in os.scandir("/proc"):
-        if entry.name.isdigit():
-            with contextlib.suppress(OSError):
-                if Path(f"/proc/{entry.name}/cwd").readlink() == data:
-                    found.add(int(entry.name))
-    return found
+    def __exit__(self, *raised: object) -> None:
+        close_handles(self.handles)
+
+
+def _is_of(pid: int | None, data: Path, child: int) -> bool:
+    """A postmaster that has just died has left its children to another parent."""
+    return (pid is not None and is_child(child, pid)) or is_server_in(child, data)

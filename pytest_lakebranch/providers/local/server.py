@@ -63,6 +63,9 @@ class Server:
         """Whether the postmaster runs."""
         return self.process.poll() is None
 
+    def _group(self) -> Group:
+        return Group.of(self.pid if self.is_alive else None, self.place.data)
+
     @property
     def control(self) -> psycopg.Connection[Any]:
         """The control connection; there is one between :meth:`open_control` and stopping."""
@@ -145,13 +148,13 @@ class Server:
     def stop_cleanly(self, seconds: float = STOP_SECONDS) -> None:
         """End all sessions, write everything to the data files and stop; raises BranchError when that fails."""
         self.close_connection()
-        group = Group.of(self.pid, self.place.data)
-        self.process.send_signal(signal.SIGCONT)
-        self.process.send_signal(signal.SIGINT)
-        status = poll(self.process.poll, deadline=Deadline(seconds), every=0.002)
-        if status != 0:
-            raise BranchError(f"the server of {self.name} did not stop cleanly ({status}):\n{self.log_tail()}")
-        group.end()
+        with self._group() as group:
+            self.process.send_signal(signal.SIGCONT)
+            self.process.send_signal(signal.SIGINT)
+            status = poll(self.process.poll, deadline=Deadline(seconds), every=0.002)
+            if status != 0:
+                raise BranchError(f"the server of {self.name} did not stop cleanly ({status}):\n{self.log_tail()}")
+            group.end()
 
     def stop_at_once(self) -> bool:
         """Stop without writing anything, and wait until the last process is gone. Idempotent.
@@ -159,15 +162,15 @@ class Server:
         Returns whether the server was alive and did end by itself, so that nothing of it can be running on.
         """
         was_alive = self.is_alive
-        group = Group.of(self.pid, self.place.data, orphans=not was_alive)
-        self.process.send_signal(signal.SIGCONT)
-        self.process.send_signal(signal.SIGQUIT)
-        if poll(self.process.poll, deadline=Deadline(10.0)) is None:
-            self.process.kill()
-            self.process.wait()
-            was_alive = False
-        self.close_connection()
-        sound = group.end() == 0 and was_alive
+        with self._group() as group:
+            self.process.send_signal(signal.SIGCONT)
+            self.process.send_signal(signal.SIGQUIT)
+            if poll(self.process.poll, deadline=Deadline(10.0)) is None:
+                self.process.kill()
+                self.process.wait()
+                was_alive = False
+            self.close_connection()
+            sound = group.end() == 0 and was_alive
         if not sound:
             remove_segment(self.place.data)
         return sound

@@ -1,0 +1,82 @@
+"""Servers of the local provider: whom their end reaches, and that no setting of the user's reaches our own work."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from local_rigs import Rig
+
+from pytest_lakebranch.errors import BranchError
+from pytest_lakebranch.processes import kill_if
+from pytest_lakebranch.providers.local.compute import LocalCompute
+from pytest_lakebranch.providers.local.processes import child_pids, close_handles, is_child, is_running, open_handles
+from pytest_lakebranch.waiting import Deadline, poll
+
+pytest_plugins = ["local_fixtures"]
+
+
+@contextmanager
+def stranger(directory: Path | None = None) -> Iterator[tuple[int, int]]:
+    """A program that is none of ours, with a child: their pids."""
+    with subprocess.Popen(["sh", "-c", "sleep 60 & wait"], cwd=directory) as program:
+        found = poll(lambda: child_pids(program.pid) or None, deadline=Deadline(5))
+        assert found is not None
+        (child,) = found
+        yield program.pid, child
+        assert program.poll() is None
+        assert child_pids(program.pid) == {child}
+        os.kill(child, signal.SIGKILL)
+
+
+def kill(compute: LocalCompute) -> None:
+    """Kill the postmaster, and wait for it."""
+    compute.server.process.kill()
+    compute.server.process.wait()
+
+
+def test_number_of_a_dead_server_is_a_strangers(local: Rig) -> None:
+    """Whoever got the pid of a server that was killed, and its children, are left alone; its orphans are not."""
+    compute = local.start()
+    backends = child_pids(compute.server.pid)
+    kill(compute)
+    with stranger() as (pid, _):
+        compute.server.process.pid = pid
+        with pytest.raises(BranchError, match="did not stop cleanly"):
+            compute.server.stop_cleanly()
+        compute.discard()
+    assert not any(map(is_running, backends))
+
+
+def test_person_in_a_data_directory(local_rig) -> None:
+    """A shell that works in the data directory of a server is not ended with it."""
+    with local_rig(storage="copy") as made:
+        compute = made.start(at=made.base("create table t (i int)"))
+        with stranger(compute.data):
+            kill(compute)
+            assert not compute.server.stop_at_once()
+
+
+def test_handles_are_of_who_was_found() -> None:
+    """A process that got the pid of one that was found is neither held nor killed."""
+    with stranger() as (pid, child):
+        assert open_handles([child], lambda found: is_child(found, os.getpid())) == {}
+        handles = open_handles([child], lambda found: is_child(found, pid))
+        assert list(handles) == [child]
+        close_handles(handles)
+        kill_if(child, lambda found: is_child(found, os.getpid()))
+
+
+def test_failed_stop_leaves_no_descriptor(local: Rig) -> None:
+    """A server that does not stop in time is an error, and its processes are no longer held."""
+    compute = local.start()
+    compute.server.close_connection()
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    with pytest.raises(BranchError, match="did not stop cleanly"):
+        compute.server.stop_cleanly(0.0)
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
