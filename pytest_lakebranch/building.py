@@ -6,11 +6,13 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Protocol
 
-from pytest_lakebranch.branches.base import Plan, Ticket
+from pytest_lakebranch.branches.base import CHECKPOINT_AFTER, Plan, Ticket
 from pytest_lakebranch.environment import Seat
+from pytest_lakebranch.errors import BaseError
 from pytest_lakebranch.model import Endpoint
 from pytest_lakebranch.postgres.binaries import find
 from pytest_lakebranch.progress import Progress
@@ -77,6 +79,35 @@ class _Progress:
         self.size = self.size * 2 if seconds < BATCH_SECONDS / 2 else max(1, int(count * BATCH_SECONDS / seconds))
 
 
+@dataclass(slots=True)
+class _Watched:
+    """What the steps were when the plan was made; the files they read may be edited while they run."""
+
+    steps: Sequence[Step]
+    plan: Plan
+    unchecked: float = 0.0
+
+    def took(self, seconds: float, *, keep: bool) -> None:
+        """Note work, and check whenever the host may seal what it led to (see ``Bases.stepped``)."""
+        self.unchecked += seconds
+        if keep or self.unchecked >= CHECKPOINT_AFTER:
+            self.check()
+
+    def check(self) -> None:
+        """BaseError when a step would do something else by now: its layer would have another one's key."""
+        self.unchecked = 0.0
+        now = Plan.of(self.steps)
+        if now.fingerprints == self.plan.fingerprints:
+            return
+        pairs = zip_longest(self.plan.fingerprints, now.fingerprints)
+        place = next(number for number, (old, new) in enumerate(pairs) if old != new)
+        label = (self.plan.labels if place < len(self.plan.labels) else now.labels)[place]
+        raise BaseError(
+            f"{label}: its files changed while the base was being built, so what it did is not cached. Run again. (A "
+            "step that writes files itself must not name them in inputs=.)"
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class Builder:
     """Runs steps in this process: they may be Python functions of the project under test."""
@@ -101,9 +132,11 @@ class Builder:
         if ticket is None:
             return key
         place = Workplace(ticket.endpoint, find(str(programs)), self.root)
+        watch = _Watched(steps, plan)
         try:
             with self.progress.building(tuple(dict.fromkeys(plan.labels[ticket.next :]))):
-                self._apply(steps, ticket, place)
+                self._apply(watch, ticket, place)
+                watch.check()
                 self.client.built(ticket.id)
         except BaseException as error:
             if not self.client.broken:  # else the host has noticed, and the ticket is void
@@ -111,16 +144,16 @@ class Builder:
             raise
         return key
 
-    def _apply(self, steps: Sequence[Step], ticket: Ticket, place: Workplace) -> None:
+    def _apply(self, watch: _Watched, ticket: Ticket, place: Workplace) -> None:
         first = 0
-        for step in steps:
+        for step in watch.steps:
             units = units_of(step)
             done = min(len(units), max(0, ticket.next - first))
             if done < len(units):
-                place = self._finish(_Progress(step, units, done), ticket, place, before=first)
+                place = self._finish(_Progress(step, units, done), watch, ticket, place, before=first)
             first += len(units)
 
-    def _finish(self, at: _Progress, ticket: Ticket, place: Workplace, *, before: int) -> Workplace:
+    def _finish(self, at: _Progress, watch: _Watched, ticket: Ticket, place: Workplace, *, before: int) -> Workplace:
         """Apply what is left of a step, ``before`` which there were so many units; where the next one works."""
         first, amount = at.done, ""
         while count := at.next():
@@ -131,6 +164,7 @@ class Builder:
                 amount = _applied(at, count, place)
             seconds = time.monotonic() - since
             at.took(count, seconds)
+            watch.took(seconds, keep=at.is_before_end)
             endpoint = self.client.stepped(ticket.id, before + at.done, seconds, keep=at.is_before_end)
             place = replace(place, endpoint=endpoint)
         units = len(at.units)

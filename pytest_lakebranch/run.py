@@ -263,7 +263,8 @@ def _name_of(work: Callable[..., object]) -> str:
     code = getattr(work, "__code__", None)
     if code is None:
         raise ConfigError(f"once() takes a function written with def or lambda, not {work!r}: it must know its place.")
-    what = hashlib.sha256(code.co_code).hexdigest()[:12]  # tells two lambdas on one line apart
+    places = repr([code.co_names, *code.co_positions()])  # tells two lambdas on one line apart
+    what = hashlib.sha256(code.co_code + places.encode()).hexdigest()[:12]
     return f"{code.co_filename}:{code.co_firstlineno} {code.co_qualname} {what}"
 
 

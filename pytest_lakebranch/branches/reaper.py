@@ -25,6 +25,8 @@ from pytest_lakebranch.segments import remove_segment
 from pytest_lakebranch.state import CLOUD_RECORD, OWNER, State, sockets_root
 from pytest_lakebranch.waiting import Deadline, poll
 
+NOTES_SECONDS = 30 * 86400.0
+"""How long a note of what was worked out about files is kept that nobody has used; one in use is renewed every day."""
 YOUNG = 60.0
 """Seconds during which a directory may be in use whose owner is not known, or cannot be seen from this container."""
 TRIED = ".try-"
@@ -40,7 +42,7 @@ class Reaped(NamedTuple):
 
 def reap(state: State, *, but: Path | None = None, all_kept: bool = False) -> Reaped:
     """Delete the directories of dead runs, end what still runs in them, and clear abandoned socket directories; delete
-    the kept branches whose time is over, or all.
+    the kept branches whose time is over, or all; and notes about files that nobody has used for a month.
 
     ``but`` is the directory of the caller's own run.
     """
@@ -48,8 +50,16 @@ def reap(state: State, *, but: Path | None = None, all_kept: bool = False) -> Re
     for directory in (*sockets_root().iterdir(), *_unfinished(state)):
         if _is_abandoned(directory):
             _remove(directory)
+    _forget_notes(state)
     over = [path.name for path in kept.over(state, all_of_them=all_kept) if _gone(path)]
     return Reaped(dead, over)
+
+
+def _forget_notes(state: State) -> None:
+    with contextlib.suppress(FileNotFoundError), os.scandir(state.notes) as notes:
+        for note in notes:
+            if note.is_file(follow_symlinks=False) and time.time() - note.stat().st_mtime > NOTES_SECONDS:
+                Path(note.path).unlink(missing_ok=True)
 
 
 def _gone(directory: Path) -> bool:

@@ -26,7 +26,7 @@ def ensure(settings: Settings, state: State) -> tuple[str, bool]:
         wanted = Plan.of(steps).keys(provider.root_key)[-1]
         found = None if settings.rebuild else provider.cached(wanted)
         if found is None:
-            own_base.build(provider, steps, settings, Progress(_terminal()), seat)
+            wanted, _ = own_base.build(provider, steps, settings, Progress(_terminal()), seat)
         return wanted, found is None
 
 

@@ -42,15 +42,17 @@ class _OwnTickets:
 
 def build(
     provider: LocalProvider, steps: Sequence[Step], settings: Settings, progress: Progress, seat: Seat | None = None
-) -> ForkPoint:
-    """The base that ``steps`` make, from the cache or built now. Raises BaseError, ConfigError and MachineError.
+) -> tuple[str, ForkPoint]:
+    """The base that ``steps`` make and its key, from the cache or built now.
+
+    Raises BaseError, ConfigError and MachineError.
 
     ``seat`` is led to where the steps work.
     """
     bases = Bases(provider, name=lambda: "base", rebuild=settings.rebuild)
     try:
         tickets = _OwnTickets(bases, find(settings.postgres).directory)
-        builder = Builder(tickets, progress, Path(settings.root), seat)
-        return bases.fork_point(builder.ensure(steps))
+        key = Builder(tickets, progress, Path(settings.root), seat, settings.lock_seconds).ensure(steps)
+        return key, bases.fork_point(key)
     finally:
         bases.close()

@@ -98,7 +98,7 @@ def _emulator(parsed: Namespace) -> Iterator[tuple[Emulator, Path]]:
     steps = parse_all(parsed.base, settings._replace(root=str(Path.cwd())))
     progress = Progress("/dev/stderr" if sys.stderr.isatty() else None)
     with workplace.provider(settings, here.state.ensure()) as provider:
-        base = own_base.build(provider, steps, settings, progress)
+        _, base = own_base.build(provider, steps, settings, progress)
         with Emulator(provider, base, options) as emulator:
             emulator.set_up(parsed.project, faults)
             yield emulator, provider.run_directory / "served"

@@ -17,5 +17,5 @@ def parse(label: str, written: str, inputs: files.Inputs) -> TrackedStep:
         near = f" Did you mean {ini.rstrip('/')}/alembic.ini?" if (path / "alembic.ini").is_file() else ""
         raise ConfigError(f"{label}: {path} is a folder, not an alembic.ini.{near}")
     require("alembic", extra="alembic", label=label)
-    kit = Kit("pytest_lakebranch.steps.tools.alembic_tool", {"ini": str(path)}, path.parent)
+    kit = Kit("pytest_lakebranch.steps.tools.alembic_tool", {"ini": str(path)}, path.parent, ("alembic", "sqlalchemy"))
     return TrackedStep(label, kit, revision, inputs)

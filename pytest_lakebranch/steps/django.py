@@ -60,5 +60,5 @@ def parse(label: str, written: str, inputs: files.Inputs) -> DjangoStep:
         raise ConfigError(f"{label}: {written!r} is not the name of a settings module, such as project.settings.")
     modules.source_of(written, root=inputs.root, label=label)
     modules.require("django", extra="django", label=label)
-    kit = Kit("pytest_lakebranch.steps.tools.django_tool", {"settings": written}, inputs.root)
+    kit = Kit("pytest_lakebranch.steps.tools.django_tool", {"settings": written}, inputs.root, ("django",))
     return DjangoStep(label, kit, "", inputs)

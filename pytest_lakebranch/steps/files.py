@@ -39,7 +39,7 @@ class Application:
 @dataclass(frozen=True, slots=True)
 class Inputs:
     """Where a step comes from: its root, the globs of ``inputs=`` relative to it (files whose content is part of the
-    step's fingerprint), what is remembered of files, and the application.
+    step's fingerprint, those that Python caches excepted), what is remembered of files, and the application.
     """
 
     label: str
@@ -52,7 +52,8 @@ class Inputs:
         """The files in a fixed order; ConfigError when a glob matches none."""
         for pattern in self.globs:
             found = sorted(glob.glob(pattern, root_dir=self.root, recursive=True))  # noqa: PTH207  (takes absolute globs too)
-            files = [path for path in (self.root / name for name in found) if path.is_file()]
+            paths = (self.root / name for name in found if "__pycache__" not in Path(name).parts)
+            files = [path for path in paths if path.is_file()]
             if not files:
                 raise ConfigError(f"{self.label}: inputs={pattern} matches no file in {self.root}.")
             yield from files

@@ -97,6 +97,12 @@ def load(name: str, root: Path) -> ModuleType:
         return importlib.import_module(name)
 
 
+def is_from(module: ModuleType, file: Path) -> bool:
+    """Whether a module was read from ``file``, as far as it says where it is from."""
+    origin = getattr(module, "__file__", None)
+    return origin is None or Path(origin).resolve() == file.resolve()
+
+
 @contextmanager
 def _on_search_path(root: Path) -> Iterator[None]:
     sys.path.insert(0, str(root))

@@ -22,6 +22,10 @@ from pytest_lakebranch.errors import ConfigError
 FORMAT = 1
 COARSE = 2.0
 """Seconds by which a file must be older than a note: the coarsest times that file systems keep (FAT)."""
+TRIES = 3
+"""How often something is worked out while its files change."""
+STALE = 86400.0
+"""Seconds after which a note that still holds is written again: one that nobody wants any more is deleted some day."""
 BIG = 1 << 20
 """Bytes from which looking a digest up is quicker than computing it."""
 
@@ -68,23 +72,31 @@ class Notes:
                 return digest(path, label)
         except OSError:
             return digest(path, label)
-        return self.remember(f"digest {path}", lambda: (None, [path], ())).digests[str(path)]
+        known = self.remember(f"digest {path}", lambda: (None, [path], ())).digests[str(path)]
+        return known or digest(path, label)
 
     def _make(self, key: str, work: Callable[[], tuple[Any, Iterable[Path], Iterable[str]]]) -> Note:
-        began = time.time()
-        value, paths, variables = work()
-        stamps = {str(path): _stamp(str(path)) for path in paths}
+        """Work, again if a file changed meanwhile, and note it; of files that go on changing nothing is noted."""
+        for _ in range(TRIES):
+            began = time.time()
+            value, paths, variables = work()
+            digests = {str(path): _content(path) for path in paths}
+            stamps = {path: _stamp(path) for path in digests}
+            settled = all(stamp is None or stamp[2] / 1e9 <= began for stamp in stamps.values())
+            if settled:
+                break
         note = {
             "format": FORMAT,
             "key": key,
             "value": value,
             "noted": began,
             "stamps": stamps,
-            "digests": {path: _content(Path(path)) for path in stamps},
+            "digests": digests,
             "variables": {name: _of_variable(name) for name in variables},
         }
-        self._write(key, json.dumps(note))
-        return Note(value, note["digests"])
+        if settled:
+            self._write(key, json.dumps(note))
+        return Note(value, digests)
 
     def _valid(self, key: str) -> Note | None:
         try:
@@ -96,7 +108,7 @@ class Notes:
             doubtful = [path for path, stamp in note["stamps"].items() if not _is_untouched(path, stamp, note["noted"])]
             if not same or any(_content(Path(path)) != note["digests"][path] for path in doubtful):
                 return None
-            if doubtful:
+            if doubtful or began - note["noted"] > STALE:
                 fresh = {path: _stamp(path) for path in note["stamps"]}
                 self._write(key, json.dumps({**note, "noted": began, "stamps": fresh}))
         except (OSError, ValueError, KeyError, TypeError):

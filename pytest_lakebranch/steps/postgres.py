@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from pytest_lakebranch import amounts
 from pytest_lakebranch.errors import BaseError, ConfigError
@@ -29,6 +28,8 @@ from pytest_lakebranch.steps.secrets import masked
 READ_ONLY = "-c default_transaction_read_only=on"
 TIMEOUT = "15"
 """Seconds for connecting, unless the URL says otherwise."""
+NOT_WHERE = ("password", "sslpassword", "connect_timeout", "application_name")
+"""Parameters that say nothing of which database it is, or as whom."""
 WORDS = ("schemas", "tables", "refresh")
 _FOREIGN = """
 SELECT n.nspname || ' ' || c.relname || ' ' || k.conname, rn.nspname || '.' || r.relname
@@ -55,20 +56,22 @@ class Selection:
 
 @dataclass(frozen=True, slots=True)
 class PostgresStep:
-    """``refresh`` is the age in seconds from which a copy is made anew; 0 for never."""
+    """``refresh``: time (since 1970, UTC) is cut into spans of so many seconds, each of which has a copy of its own; 0
+    for one copy for ever. The span is that in which the step was made: it stays the same while a base is built.
+    """
 
     label: str
     variable: str
     selection: Selection
     refresh: int
     inputs: files.Inputs
-    now: Any = field(default=time.time, compare=False)
+    now: float = field(default_factory=time.time, compare=False)
 
     def fingerprint(self) -> str:
         """Of which database it is and what is taken from it; of what is in it only as often as ``refresh`` says."""
         source = self._source()
-        where = [source.get(name, "") for name in ("host", "hostaddr", "port", "dbname", "user")]
-        age = str(int(self.now() // self.refresh)) if self.refresh else ""
+        where = [f"{name}={value}" for name, value in sorted(source.items()) if name not in NOT_WHERE]
+        age = str(int(self.now // self.refresh)) if self.refresh else ""
         return files.fingerprint("postgres", [*where, *self.selection.options, age, "inputs", *self.inputs.digests()])
 
     def apply(self, place: Workplace) -> str:

@@ -40,6 +40,12 @@ class PythonStep:
 
     def _load(self) -> Seed:
         found: Any = modules.load(self.module, self.inputs.root)
+        file = modules.source_of(self.module, root=self.inputs.root, label=self.label)
+        if not modules.is_from(found, file):
+            raise BaseError(
+                f"{self.label}: {self.module} is {file}, but another module of that name has been imported before: "
+                f"{found.__file__}. Give one of them another name, or put it into a package."
+            )
         for name in self.attribute.split("."):
             if not hasattr(found, name):
                 near = modules.did_you_mean(name, [word for word in dir(found) if not word.startswith("_")])

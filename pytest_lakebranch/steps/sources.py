@@ -59,7 +59,8 @@ def _pieces(value: Any, label: str) -> list[Any]:
             cells = [cell.cell_contents for cell in value.__closure__ or ()]
             pieces = [value.__code__, value.__defaults__, value.__kwdefaults__, *cells]
         case CodeType():
-            pieces = [value.co_qualname, value.co_firstlineno, _source(value, label)]
+            place = [value.co_qualname, value.co_firstlineno, _columns(value)]
+            pieces = [*place, value.co_names, value.co_consts, _source(value, label)]
         case functools.partial():
             pieces = [value.func, value.args, value.keywords]
         case MethodType():
@@ -73,6 +74,12 @@ def _pieces(value: Any, label: str) -> list[Any]:
         case _:
             pieces = [type(value), _state(value, label)]
     return pieces
+
+
+def _columns(code: CodeType) -> list[int]:
+    """Where on its line the code begins and ends: two lambdas may share one. Empty under ``-X no_debug_ranges``."""
+    found = [column for *_, start, end in code.co_positions() for column in (start, end) if column is not None]
+    return [min(found), max(found)] if found else []
 
 
 def _source(value: Any, label: str) -> str:

@@ -17,6 +17,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -52,11 +53,28 @@ def application_environment(application: Application, endpoint: Endpoint) -> dic
 
 @dataclass(frozen=True, slots=True)
 class Kit:
-    """How to start a tool: the module to run, what it is loaded with, and the directory it runs in."""
+    """How to start a tool: the module to run, what it is loaded with, the directory it runs in, and the distributions
+    that decide what a migration does.
+    """
 
     module: str
     arguments: Mapping[str, Any]
     cwd: Path
+    distributions: tuple[str, ...]
+
+    def versions(self) -> list[str]:
+        """Name and version of each distribution."""
+        return [f"{name} {_version(name)}" for name in self.distributions]
+
+
+@cache
+def _version(distribution: str) -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version(distribution)
+    except PackageNotFoundError:  # put on the path by other means than installing
+        return "unknown"
 
 
 @dataclass(slots=True)

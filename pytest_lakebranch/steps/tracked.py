@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -81,7 +82,7 @@ class TrackedStep:
         """The migrations, as the tool orders them; asked of it again only when one of its files has changed."""
         note = self.plan()
         always = [note.digests.get(path, "") for path in note.value["common"]]
-        common = [*always, "inputs", *self.inputs.digests()]
+        common = [*always, *self.kit.versions(), "inputs", *self.inputs.digests()]
         kind = self.label.partition(":")[0]
         return [
             TrackedMigration(
@@ -95,7 +96,7 @@ class TrackedStep:
 
         So a new one comes last, wherever the tool would put it, as it does in a database that has lived for a while.
         """
-        key = f"{self.kit} {self.target} {self.inputs.root}"
+        key = f"{self.kit} {self.kit.versions()} {sys.prefix} {self.target} {self.inputs.root}"
         return self.inputs.notes.remember(key, lambda: self._ask_for_plan(self.inputs.notes.last(key)))
 
     def _ask_for_plan(self, before: Any) -> tuple[Any, list[Path], list[str]]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from migration_projects import ENV_PY, alembic_project, alembic_revision
@@ -179,3 +181,15 @@ def test_edited_revision_has_another_fingerprint(versions: Path, place: Workplac
     assert after[1] != before[1]
     (place.root / "migrations" / "env.py").write_text(ENV_PY + "\n# more\n")
     assert units_of(step)[0].fingerprint() != before[0]
+
+
+def test_what_all_revisions_depend_on(versions: Path, tmp_path: Path) -> None:
+    """The fingerprint of each changes with alembic.ini, with env.py and with the version of a library."""
+    found = [parse(STEP, root=tmp_path).fingerprint()]
+    for file in (tmp_path / "alembic.ini", tmp_path / "migrations" / "env.py"):
+        file.write_text(file.read_text() + "\n# edited\n")
+        found.append(parse(STEP, root=tmp_path).fingerprint())
+    step: Any = parse(STEP, root=tmp_path)
+    assert step.fingerprint() == found[-1]
+    step.kit = replace(step.kit, distributions=(*step.kit.distributions, "psycopg"))
+    assert len({*found, step.fingerprint()}) == 4

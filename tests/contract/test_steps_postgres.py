@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -140,8 +141,14 @@ def test_fingerprint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert parse("postgres:PROD_URL", root=tmp_path).fingerprint() == one
     assert parse("postgres:PROD_URL schemas=a", root=tmp_path).fingerprint() != one
     daily: Any = parse("postgres:PROD_URL refresh=1d", root=tmp_path)
-    at = [
-        type(daily)(*(getattr(daily, name) for name in list(daily.__slots__)[:-1]), now).fingerprint()
-        for now in (lambda: 86400.0, lambda: 86400 * 2 - 1.0, lambda: 86400 * 2.0)
-    ]
+    at = [replace(daily, now=now).fingerprint() for now in (86400.0, 86400 * 2 - 1.0, 86400 * 2.0)]
     assert at[0] == at[1] != at[2]
+
+
+def test_fingerprint_of_a_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A service file's entry says which database it is; how long to wait for it says nothing."""
+    found = []
+    for where in ("service=shop", "service=archive", "service=shop connect_timeout=3 password=x"):
+        monkeypatch.setenv("PROD_URL", where)
+        found.append(parse("postgres:PROD_URL", root=tmp_path).fingerprint())
+    assert found[0] == found[2] != found[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import sys
 from collections.abc import Iterator
@@ -118,3 +119,15 @@ def test_missing_extension_is_explained(place: Workplace) -> None:
     """The advice for sql: and dump: serves Python as well."""
     message = str(failure(place, "def load(conn):\n    conn.execute('CREATE EXTENSION \"uuid-ossp\"')\n"))
     assert "has no extension uuid-ossp" in message
+
+
+def test_module_of_the_same_name_elsewhere(place: Workplace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was imported before under the module's name is not called in its place."""
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "seed_of_two.py").write_text("def load(conn): raise AssertionError('the wrong one')")
+    (tmp_path / "seed_of_two.py").write_text("def load(conn): ...")
+    monkeypatch.syspath_prepend(other)
+    monkeypatch.setitem(sys.modules, "seed_of_two", importlib.import_module("seed_of_two"))
+    with pytest.raises(BaseError, match=r"another module of that name has been imported before: .*/other/seed_of_two"):
+        parse("python:seed_of_two:load", root=tmp_path).apply(place)

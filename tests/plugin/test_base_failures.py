@@ -99,6 +99,27 @@ def test_python_step_that_raises(project: Project) -> None:
     project.run().assert_outcomes(passed=4)
 
 
+def test_files_that_are_edited_meanwhile(project: Project) -> None:
+    """What was made of the old ones does not count as what the new ones make: that is built for the next test."""
+    project.write(
+        schema_dot_sql="create table item (id int);",
+        seed="""
+        from pathlib import Path
+
+        def load(conn):
+            file = Path("schema.sql")
+            if "old" not in file.read_text():
+                file.write_text("create table item (id int, old int);")
+            conn.execute("insert into item values (1)")
+        """,
+    )
+    project.ini(lakebranch_base=["sql:schema.sql", "python:seed:load"], pythonpath=".")
+    result = project.run()
+    result.assert_outcomes(errors=1, passed=3)
+    result.stdout.fnmatch_lines(["*sql:schema.sql: its files changed while the base was being built*Run again.*"])
+    result.stdout.fnmatch_lines(["base built in * from 2 steps (*"])
+
+
 @pytest.mark.parametrize(
     ("leave", "said"),
     [

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from pytest_lakebranch.errors import ConfigError
+from pytest_lakebranch.run import _name_of
 from pytest_lakebranch.steps.files import size_text
 from pytest_lakebranch.steps.kinds import Entry, parse
 
@@ -86,6 +87,15 @@ def test_inputs_count(tmp_path: Path, entry: str) -> None:
     assert len({before, changed, of(entry, tmp_path)}) == 3
 
 
+def test_what_python_caches_does_not_count(tmp_path: Path) -> None:
+    """A command that runs Python writes it beside the files that are declared."""
+    (tmp_path / "db" / "__pycache__").mkdir(parents=True)
+    (tmp_path / "db" / "a.py").write_text("1")
+    before = of("command:true inputs=db/**", tmp_path)
+    (tmp_path / "db" / "__pycache__" / "a.pyc").write_text("2")
+    assert of("command:true inputs=db/**", tmp_path) == before
+
+
 def test_file_that_vanished_is_named(tmp_path: Path) -> None:
     """A file that was there when the step was parsed and is gone now is a ConfigError."""
     (tmp_path / "main.sql").write_text("SELECT 1;")
@@ -158,6 +168,18 @@ def test_carried_value_without_known_content_is_refused(tmp_path: Path) -> None:
     """Better an error than a base that is not rebuilt: an open file says nothing about its content."""
     with (tmp_path / "x").open("w") as file, pytest.raises(ConfigError, match="whose content cannot be told"):
         of(functools.partial(load, count=file), tmp_path)
+
+
+def test_lambdas_on_one_line_differ(tmp_path: Path) -> None:
+    """By what they name, what they hold and where they stand."""
+    pairs = [
+        (lambda conn: conn.one, lambda conn: conn.two),
+        (lambda conn: 1000, lambda conn: 2000),
+        (lambda a, b: a - b, lambda a, b: b - a),
+    ]
+    for one, other in pairs:
+        assert of(one, tmp_path) != of(other, tmp_path)
+        assert _name_of(one) != _name_of(other)
 
 
 class Quiet:

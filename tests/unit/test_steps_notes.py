@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import multiprocessing
 import os
+import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from pytest_lakebranch.steps.notes import BIG, Notes, digest
+from pytest_lakebranch.branches.reaper import reap
+from pytest_lakebranch.errors import ConfigError
+from pytest_lakebranch.state import State
+from pytest_lakebranch.steps.notes import BIG, TRIES, Notes, digest
 
 OLD = 1_000_000_000
 
@@ -93,3 +99,56 @@ def test_one_process_works_and_the_others_wait(tmp_path: Path) -> None:
         answers = pool.starmap(_digest, [(tmp_path / "notes", file, tmp_path / "count")] * 6)
     assert len(set(answers)) == 1
     assert (tmp_path / "count").read_text() == "x"
+
+
+def test_files_that_change_while_it_is_done(notes: Notes, tmp_path: Path) -> None:
+    """It is done again, and of files that do not come to rest nothing is remembered."""
+    file = tmp_path / "file"
+    work = Work(file)
+    restless = 5
+
+    def writing() -> tuple[int, tuple[Path, ...], tuple[str, ...]]:
+        began = time.time()
+        while work.done < restless and not (file.exists() and file.stat().st_ctime > began):
+            file.write_text(str(time.time_ns()))
+        return work()
+
+    assert notes.remember("key", writing).value == TRIES
+    assert notes.remember("key", writing).value == restless + 1
+    assert notes.remember("key", writing).value == restless + 1
+
+
+def test_big_file_that_cannot_be_read(notes: Notes) -> None:
+    """It is an error, as for a small one, and not an empty digest."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "big"
+        file.write_bytes(b"x" * (BIG + 1))
+        file.chmod(0)
+        user = os.geteuid()
+        notes = Notes(None if notes.directory is None else Path(folder) / "notes")
+        if user == 0:
+            Path(folder).chmod(0o777)
+            os.seteuid(65534)
+        try:
+            with pytest.raises(ConfigError, match=r"^label: .*big cannot be read: Permission denied\."):
+                notes.digest(file, "label")
+        finally:
+            os.seteuid(user)
+
+
+def test_notes_that_nobody_uses_are_deleted(tmp_path: Path) -> None:
+    """A month later; one that is used is renewed."""
+    state = State.at(tmp_path / "home").ensure()
+    file = tmp_path / "file"
+    file.write_text("content")
+    notes = Notes(state.notes)
+    for key in ("used", "unused"):
+        notes.remember(key, Work(file))
+    for note in state.notes.iterdir():
+        told = note.read_text()
+        if told:
+            note.write_text(json.dumps({**json.loads(told), "noted": OLD}))
+        os.utime(note, (OLD, OLD))
+    assert notes.remember("used", lambda: pytest.fail("it was forgotten")).value == 1
+    reap(state)
+    assert {json.loads(note.read_text())["key"] for note in state.notes.glob("*.json")} == {"used"}

@@ -92,9 +92,8 @@ class Tool:
         places = {Path(script.path).parent for script in self._script.walk_revisions()}
         return {
             "revisions": [self._facts(script) for script in reversed(scripts)],
-            "common": [str(Path(self._script.dir) / "env.py")],
+            "common": [str(self._config.config_file_name), str(Path(self._script.dir) / "env.py")],
             "watched": [
-                str(self._config.config_file_name),
                 *map(str, self._script._version_locations),
                 *map(str, places),
                 *(str(script.path) for script in self._script.walk_revisions()),
