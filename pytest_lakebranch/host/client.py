@@ -37,7 +37,7 @@ class HostClient:
         self._worker = worker
         self._lock = threading.Lock()
         self.broken = False
-        self._late: list[str] = []
+        self._late: list[tuple[str, dict[str, Any]]] = []
         self._connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             self._connection.connect(str(directory.socket))
@@ -126,8 +126,7 @@ class HostClient:
                 "this process was forked from a pytest worker: branches are leased and released by the worker only."
             )
         with self._lock:
-            self._take_late_answers()
-            answer = self._exchange(call, arguments)
+            answer = self._exchange(call, arguments) if self._late_answers_taken() else None
         if answer is None:
             raise HostError(
                 f"the host of this run is gone (asked for {call!r}). All branches of the run are gone with it; "
@@ -137,8 +136,10 @@ class HostClient:
 
     def _exchange(self, call: str, arguments: dict[str, Any]) -> dict[str, Any] | None:
         """Send a call and wait for its answer; None when the host is gone."""
+        sent = False
         try:
             wire.send(self._stream, {"call": call, "arguments": arguments})
+            sent = True
             return wire.receive(self._stream)
         except (OSError, ValueError):
             return None
@@ -146,18 +147,31 @@ class HostClient:
             self.close()
             raise
         except BaseException:  # a signal handler raised, as a time limit on a test does: the answer will come
-            self._late.append(call)
+            if sent:
+                self._late.append((call, arguments))
+            else:  # the host may have half a line
+                self.close()
             raise
 
-    def _take_late_answers(self) -> None:
-        """Read the answers to calls that were interrupted, and give back what they brought."""
+    def _late_answers_taken(self) -> bool:
+        """Read the answers to calls that were interrupted, and give back what they brought; False: the host is gone."""
         while self._late:
-            answer = wire.receive(self._stream) or {}
-            call, brought = self._late.pop(0), answer.get("value")
-            if call == "lease" and brought:
-                self._exchange("release", {"lease": brought["lease"]})
-            elif call == "base" and brought and brought["ticket"]:
-                self._exchange("returned", {"ticket": brought["ticket"]["id"]})
+            try:
+                answer = wire.receive(self._stream)
+            except (OSError, ValueError):
+                answer = None
+            if answer is None:
+                return False
+            self._give_back(*self._late.pop(0), answer.get("value"))
+        return True
+
+    def _give_back(self, call: str, arguments: dict[str, Any], brought: Any) -> None:
+        if call == "lease" and brought:
+            self._exchange("release", {"lease": brought["lease"]})
+        elif call == "base" and brought and brought["ticket"]:
+            self._exchange("returned", {"ticket": brought["ticket"]["id"]})
+        elif call == "begin" and brought:
+            self._exchange("end", {"key": arguments["key"], "done": False})
 
 
 def last_words(log: Path, lines: int = 3) -> str:

@@ -11,10 +11,9 @@ from __future__ import annotations
 import os
 import random
 import shutil
-import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -196,43 +195,64 @@ class Hunt:
 
     made: Rig
     chance: random.Random
+    known: list[str] = field(default_factory=list)
 
-    def leases(self) -> int | None:
-        """How many leases it took; None when the budget did not do."""
-        at = rewind_base(self.made)
-        compute = self.made.start("b", at)
-        known = answers(compute)
-        compute = self._replaced(compute)
+    def find(self) -> tuple[int, str] | None:
+        """How many leases it took, and what was noticed; None when the budget did not do."""
+        self.known = self._known()
+        compute = self._fresh()
         oracle = Oracle(compute)
         for number in range(1, BUDGET + 1):
-            ending, reason = "none", ""
-            try:
-                ending, reason = do(compute, self._work(), end_lease)
-                if ending == "replace" and not (ALLOWED.fullmatch(reason) or "could not be read" in reason):
-                    return number
-                ending = ending if ending == "replace" else self._grow(compute)
-                if ending != "replace" and (answers(compute) != known or oracle.differences()):
-                    return number
-                compute.mark()
-            except (AssertionError, LakebranchError, psycopg.Error):
-                if ending != "replace":
-                    return number
-            if ending == "replace":
-                compute = self._replaced(compute)
+            noticed, spent = self._lease(compute, oracle)
+            if noticed:
+                return number, noticed
+            if spent:
+                compute.discard(disposable=True)
+                compute = self._fresh()
                 oracle = Oracle(compute)
         return None
 
-    def _replaced(self, compute: LocalCompute) -> LocalCompute:
-        compute.discard(disposable=True)
+    def _known(self) -> list[str]:
+        compute = self._fresh()
+        try:
+            return answers(compute)
+        finally:
+            compute.discard(disposable=True)
+
+    def _fresh(self) -> LocalCompute:
         return self.made.start("b", rewind_base(self.made))
 
-    def _grow(self, compute: LocalCompute) -> str:
+    def _lease(self, compute: LocalCompute, oracle: Oracle) -> tuple[str, bool]:
+        """What was noticed in one lease and after it, and whether another branch is needed."""
+        ending = "none"
+        try:
+            ending, reason = do(compute, self._work(), end_lease)
+            if ending != "replace":
+                ending, reason = self._grow(compute) or (ending, reason)
+            if ending == "replace":
+                allowed = ALLOWED.fullmatch(reason) or "could not be read" in reason
+                return "" if allowed else f"reason: {reason}", True
+            noticed = self._look(compute, oracle)
+            if not noticed:
+                compute.mark()
+        except AssertionError as error:
+            return f"damage: {error}", True
+        except (LakebranchError, psycopg.Error) as error:
+            return "" if ending == "replace" else f"error: {error}", True
+        return noticed, False
+
+    def _look(self, compute: LocalCompute, oracle: Oracle) -> str:
+        if answers(compute) != self.known:
+            return "answers"
+        return f"files: {found[:3]}" if (found := oracle.differences()) else ""
+
+    def _grow(self, compute: LocalCompute) -> tuple[str, str] | None:
         """Every third time another lease without a look, which would hide what is in memory only; how it ended."""
         if self.chance.random() > 1 / 3:
-            return "none"
+            return None
         compute.mark()
         grow(compute)
-        return end_lease(compute)[0]
+        return end_lease(compute)
 
     def _work(self) -> Work:
         kinds = self.chance.choice([[DML], [DML, DML, DDL], [DDL, ELSEWHERE, DML, DDL, DDL, RUINOUS]])
@@ -248,11 +268,14 @@ class Hunt:
 
 @contextmanager
 def private_rig(home: Path, settings: tuple[str, ...] = ()) -> Iterator[Rig]:
-    """A provider with a state directory of its own: a fault may ruin what is shared."""
-    given = {"settings": settings} if settings else {}
-    with suppress(AssertionError), rig(home, check=False, **given) as made:
-        yield made
-    shutil.rmtree(home, ignore_errors=True)
+    """A provider with a state directory of its own: a fault may ruin what is shared, and leave what it should not."""
+    stack = ExitStack()
+    try:
+        yield stack.enter_context(rig(home, check=False, **({"settings": settings} if settings else {})))
+    finally:
+        with suppress(AssertionError):
+            stack.close()
+        shutil.rmtree(home, ignore_errors=True)
 
 
 HAZARDS = (h1, h2, h3, h4, h5, h7, h8, h9, h10, h11, h12, h13, h17, h19, h21, h27)
@@ -266,16 +289,14 @@ def test_planted_fault_is_found(fault: Callable[[Patch], None], shared_home: Pat
     with private_rig(shared_home / f"mutation-{name}", SETTINGS.get(name, ())) as made:
         rewind_base(made)
         fault(monkeypatch)
-        found = Hunt(made, random.Random(1)).leases()
-    print(f"\n{name:12} {fault.__doc__:70} found after {found} leases")
+        found = Hunt(made, random.Random(1)).find()
+    print(f"\n{name:12} {fault.__doc__:70} found: {found}")
     assert found is not None
 
 
 @pytest.mark.parametrize("name", ["h1", "h7", "h13"])
-def test_without_a_fault_nothing_is_found(name: str, shared_home: Path, monkeypatch: Patch) -> None:
+def test_without_a_fault_nothing_is_found(name: str, shared_home: Path) -> None:
     """Else a find would say nothing: the same leases, with the same settings and troubles."""
-    monkeypatch.setattr(sys.modules[__name__], "BUDGET", 40)
     with private_rig(shared_home / f"sound-{name}", SETTINGS.get(name, ())) as made:
         rewind_base(made)
-        found = Hunt(made, random.Random(1)).leases()
-    assert found is None
+        assert Hunt(made, random.Random(1)).find() is None

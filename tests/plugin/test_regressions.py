@@ -160,9 +160,21 @@ def test_a_call_that_a_signal_handler_interrupts(project: Project) -> None:
 
         def test_next(lakebranch_conn):
             assert lakebranch_conn.execute("select * from item").fetchall() == []
+
+        def fill(branch):
+            with branch.connect() as conn:
+                conn.execute("insert into item values (1)")
+
+        def test_limited_while_it_waits_for_work_of_others(lakebranch_run, limit):
+            lakebranch_run.once(fill)
+
+        def test_work_of_others(lakebranch_run):
+            lakebranch_run.once(fill)
+            with lakebranch_run.connect() as conn:
+                assert conn.execute("select * from item").fetchall() == [(1,)]
         """,
     )
-    result = project.run()
-    assert result.parseoutcomes()["passed"] == 2
+    result = project.spawn()
+    assert result.parseoutcomes()["passed"] == 3
     result.stdout.fnmatch_lines(["*too slow*"])
     result.stdout.no_fnmatch_line("*is gone*")
