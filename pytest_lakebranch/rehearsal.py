@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from pytest_lakebranch.branch import Branch
-from pytest_lakebranch.errors import BaseError, ConfigError
+from pytest_lakebranch.errors import ConfigError
 from pytest_lakebranch.migrations.observation import Lock, Observation, Rewrite
-from pytest_lakebranch.migrations.watch import watching
+from pytest_lakebranch.migrations.watch import Watch, watching
 from pytest_lakebranch.model import Endpoint
 from pytest_lakebranch.postgres.binaries import find
 from pytest_lakebranch.postgres.connect import connect
@@ -21,6 +21,7 @@ from pytest_lakebranch.run import Run, told
 from pytest_lakebranch.schema.diff import SchemaDiff, compare
 from pytest_lakebranch.steps.base import Divided, Migration, Unit, Workplace, is_divided, is_migration
 from pytest_lakebranch.steps.kinds import parse_all
+from pytest_lakebranch.steps.locks import watched
 from pytest_lakebranch.steps.prefix import Prefix
 
 INSTALLED = ("site-packages", "dist-packages")
@@ -90,10 +91,17 @@ class Stage:
         near = get_close_matches(name, known, n=3) or known[-3:]
         raise ConfigError(f"there is no migration {name!r}. There are, among others, {', '.join(near) or 'none'}.")
 
-    def place(self, branch: Branch) -> Workplace:
-        """Where steps work: the role that tests connect as is a superuser there, as while a base is built."""
+    def work(self, branch: Branch, unit: Unit, action: Callable[[Workplace], str]) -> None:
+        """Have ``unit`` act on a branch, as while a base is built: the role that tests connect as is a superuser, the
+        application's URL leads there, and waiting for a lock ends after ``lakebranch_lock_timeout``.
+        """
         endpoint = replace(branch.endpoint, user=self._run.settings.user)
-        return Workplace(endpoint, find(self._run.settings.postgres), self._root)
+        place = Workplace(endpoint, find(self._run.settings.postgres), self._root)
+        with (
+            self._run.application_at(endpoint),
+            watched(place, unit.label, seconds=self._run.settings.lock_seconds),
+        ):
+            action(place)
 
     def before(self, wanted: Planned) -> Branch:
         """The walking branch, in the state that ``wanted`` finds. Raises LakebranchError when it cannot be reached."""
@@ -104,7 +112,8 @@ class Stage:
         units = self._units[wanted.step]
         while self._at[1] < wanted.unit:
             try:
-                units[self._at[1]].apply(self.place(self._walker))
+                done = units[self._at[1]]
+                self.work(self._walker, done, done.apply)
             except BaseException:
                 self._leave()
                 raise
@@ -198,13 +207,10 @@ class Rehearsal:
 
     def _act(self, action: Callable[[Workplace], str]) -> Observation:
         before = self.branch.schema()
+        watch = Watch()
         try:
-            with watching(self._admin) as watch:
-                action(self._stage.place(self.branch))
-        except BaseError as error:
-            if watch.observation.blocked:
-                raise BaseError(f"{error}\n{watch.observation.blocked}") from error
-            raise
+            with watching(self._admin, watch):
+                self._stage.work(self.branch, self._planned.migration, action)
         finally:
             self.observation = watch.observation
         self.diff = compare(before, self.branch.schema(), old="before", new="after")

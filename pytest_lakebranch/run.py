@@ -103,6 +103,16 @@ class Run:
                 self.application.lead_again()  # a step's code may have used the application
         return self._bases[chosen]
 
+    @contextmanager
+    def application_at(self, endpoint: Endpoint) -> Iterator[None]:
+        """The application's URL leads to ``endpoint`` while the block runs, a step's for instance."""
+        if self._seat is not None:
+            self._seat.lead_to(endpoint)
+        try:
+            yield
+        finally:
+            self.application.lead_again()
+
     @cached_property
     def entries(self) -> list[str | Callable[..., object]]:
         """The steps of ini and hooks, in this order."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 MODES = (
     "AccessShareLock",
@@ -120,7 +120,6 @@ class Observation:
     indexes: tuple[IndexMade, ...] = ()
     required: tuple[RequiredColumn, ...] = ()
     statements: tuple[str, ...] = ()
-    blocked: str = field(default="", compare=False)
 
     @property
     def strongest(self) -> Lock | None:

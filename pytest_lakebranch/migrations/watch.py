@@ -5,10 +5,11 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from pytest_lakebranch.errors import BaseError
 from pytest_lakebranch.migrations import triggers
 from pytest_lakebranch.migrations.holds import Key, Sample, Sighting, longest
 from pytest_lakebranch.migrations.observation import MODES, IndexMade, Lock, Observation, RequiredColumn, Rewrite, Table
@@ -17,8 +18,6 @@ from pytest_lakebranch.postgres.connect import connect
 
 PERIOD = 0.001
 """Seconds between two looks at the locks."""
-PATIENCE = 20.0
-"""Seconds that a migration may wait for a lock: on a branch of its own only it itself can hold that."""
 _USERS = "n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast')"
 _TABLES = f"""
 SELECT c.oid::bigint, format('%I.%I', n.nspname, c.relname), pg_relation_filenode(c.oid)::bigint,
@@ -29,12 +28,8 @@ WHERE c.relkind IN ('r', 'p', 'm') AND {_USERS}
 """  # noqa: S608  (a constant)
 _FILES = "SELECT oid::bigint, pg_relation_filenode(oid)::bigint FROM pg_class WHERE oid = ANY(%s)"
 _HELD = """
-SELECT extract(epoch FROM clock_timestamp())::float8, pid, relation::bigint, mode, granted FROM pg_locks
-WHERE locktype = 'relation' AND relation >= 16384 AND pid <> pg_backend_pid()
-"""
-_BLOCKER = """
-SELECT b.pid, coalesce(nullif(b.application_name, ''), 'a client'), b.state, b.query
-FROM unnest(pg_blocking_pids(%s)) AS p JOIN pg_stat_activity b ON b.pid = p
+SELECT extract(epoch FROM clock_timestamp())::float8, pid, relation::bigint, mode FROM pg_locks
+WHERE locktype = 'relation' AND granted AND relation >= 16384 AND pid <> pg_backend_pid()
 """
 _LSN = "SELECT pg_current_wal_insert_lsn()"
 _WRITTEN = "SELECT pg_wal_lsn_diff(pg_current_wal_insert_lsn(), %s)::bigint"
@@ -43,41 +38,39 @@ _NOW = "SELECT extract(epoch FROM clock_timestamp())::float8"
 
 @dataclass(slots=True)
 class Sampler:
-    """Looks at all locks again and again, in a thread, until it is stopped; notes when they change."""
+    """Looks at all locks again and again, in a thread; notes when they change, or why it could not go on."""
 
     endpoint: Endpoint
     samples: list[Sample] = field(default_factory=list)
-    blocked: str = ""
+    failed: Exception | None = None
     _over: threading.Event = field(default_factory=threading.Event)
-    _waiting: dict[int, float] = field(default_factory=dict)
 
     def run(self) -> None:
         """The thread."""
+        try:
+            self._look()
+        except Exception as error:  # noqa: BLE001  (whatever it is: the other thread raises it)
+            self.failed = error
+
+    def _look(self) -> None:
         with closing(connect(self.endpoint, autocommit=True, prepare_threshold=0)) as connection:
             while not self._over.wait(PERIOD):
                 rows = connection.execute(_HELD).fetchall()
                 at = rows[0][0] if rows else connection.execute(_NOW).fetchone()[0]  # type: ignore[index]  # one row
-                held = frozenset(Key(pid, table, mode) for _, pid, table, mode, granted in rows if granted)
+                held = frozenset(Key(pid, table, mode) for _, pid, table, mode in rows)
                 if not self.samples or self.samples[-1].held != held:
                     self.samples.append(Sample(at, held))
-                self._attend(connection, {row[1] for row in rows if not row[4]})
 
-    def stop(self) -> None:
-        """No more looks."""
-        self._over.set()
-
-    def _attend(self, connection: Any, waiting: set[int]) -> None:
-        """End what has waited for a lock for too long, and remember for whom."""
-        now = time.monotonic()
-        self._waiting = {pid: self._waiting.get(pid, now) for pid in waiting}
-        for pid, since in self._waiting.items():
-            if now - since > PATIENCE:
-                blockers = connection.execute(_BLOCKER, [pid]).fetchall()
-                told = "; ".join(
-                    f"process {other} ({name}, {state}): {query}" for other, name, state, query in blockers
-                )
-                self.blocked = f"it waited for a lock for {PATIENCE:.0f} s, held by {told or 'nobody any more'}"
-                connection.execute("SELECT pg_cancel_backend(%s)", [pid])
+    @contextmanager
+    def looking(self) -> Iterator[None]:
+        """The thread lives as long as the block."""
+        thread = threading.Thread(target=self.run, name="lakebranch-locks", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            self._over.set()
+            thread.join()
 
 
 @dataclass(slots=True)
@@ -88,43 +81,54 @@ class Watch:
 
 
 @contextmanager
-def watching(admin: Endpoint) -> Iterator[Watch]:
+def watching(admin: Endpoint, watch: Watch) -> Iterator[None]:
     """Measure what the block does to the database of ``admin``, whose role is a superuser.
 
-    Also when the block raises; the database has nothing of ours any more then.
+    Also when the block raises, as far as that can be told then; the database has nothing of ours any more. BaseError
+    when the block does not raise and what it did cannot be measured.
     """
-    watch = Watch()
+    import psycopg
+
     with closing(connect(admin, autocommit=True)) as connection:
         connection.execute(triggers.INSTALL)
-        tables = {
-            oid: Table(oid, name, file, rows, size, frozenset(columns))
-            for oid, name, file, rows, size, columns in connection.execute(_TABLES)
-        }
-        tables = {oid: table for oid, table in tables.items() if not table.name.startswith(f"{triggers.SCHEMA}.")}
+        tables = _tables(connection)
         sampler = Sampler(admin)
-        thread = threading.Thread(target=sampler.run, name="lakebranch-locks", daemon=True)
-        thread.start()
         before = connection.execute(_LSN).fetchone()
         began = time.monotonic()
         try:
-            yield watch
-        finally:
-            duration = time.monotonic() - began
-            written = connection.execute(_WRITTEN, before).fetchone()
-            sampler.stop()
-            thread.join()
-            watch.observation = _collected(connection, tables, sampler, duration, int(written[0]) if written else 0)
-            connection.execute(triggers.REMOVE)
+            with sampler.looking():
+                yield
+        except BaseException:
+            with suppress(psycopg.Error):  # the server may be gone, which is what the block raised
+                watch.observation = _collected(connection, tables, sampler, time.monotonic() - began, before)
+            raise
+        try:
+            watch.observation = _collected(connection, tables, sampler, time.monotonic() - began, before)
+        except psycopg.Error as error:
+            raise _unmeasured(error) from error
+        if sampler.failed is not None:
+            raise _unmeasured(sampler.failed) from sampler.failed
+
+
+def _unmeasured(error: Exception) -> BaseError:
+    return BaseError(f"what the migration did to the branch cannot be measured: {str(error).strip()}")
+
+
+def _tables(connection: Any) -> dict[int, Table]:
+    rows = connection.execute(_TABLES).fetchall()
+    found = [Table(oid, name, file, count, size, frozenset(columns)) for oid, name, file, count, size, columns in rows]
+    return {table.oid: table for table in found if not table.name.startswith(f"{triggers.SCHEMA}.")}
 
 
 def _collected(
-    connection: Any, tables: Mapping[int, Table], sampler: Sampler, duration: float, written: int
+    connection: Any, tables: Mapping[int, Table], sampler: Sampler, duration: float, before: Any
 ) -> Observation:
+    written = connection.execute(_WRITTEN, before).fetchone()[0]
     notes = [_Note(*row) for row in connection.execute(triggers.NOTES)]
     end = connection.execute(_NOW).fetchone()[0]
     files = dict(connection.execute(_FILES, [list(tables)]).fetchall())
     ended = [note for note in notes if note.event == "ddl_command_end"]
-    return Observation(
+    observation = Observation(
         duration,
         written,
         tuple(_locks(longest(sampler.samples, _sightings(notes), end), tables)),
@@ -132,8 +136,9 @@ def _collected(
         tuple(_indexes(ended, tables)),
         tuple(_required(ended, tables)),
         tuple(_statements(ended)),
-        sampler.blocked,
     )
+    connection.execute(triggers.REMOVE)
+    return observation
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,6 +74,35 @@ def test_a_migration_that_fails(shaped: Project) -> None:
     assert "rehearsal.py" not in str(result.stdout)
 
 
+BLOCKS = """
+CREATE EXTENSION IF NOT EXISTS dblink;
+BEGIN;
+LOCK item;
+SELECT dblink_exec('host=' || trim('"' FROM current_setting('unix_socket_directories'))
+    || ' port=' || current_setting('port')
+    || ' user=' || current_user || ' dbname=' || current_database(), 'ALTER TABLE item ADD blocked int');
+"""
+
+
+def test_a_migration_that_waits_for_itself(shaped: Project) -> None:
+    """It ends after the time that steps have, where it is tried and where the next one needs it."""
+    migration(shaped, "0001_blocks", BLOCKS)
+    migration(shaped, "0002_note", GOOD)
+    result = shaped.run("-k", "applies", "--lakebranch-lock-timeout=1s")
+    result.assert_outcomes(failed=2)
+    told(result, "*0001_blocks.sql waited for a lock for 1 s with", "*ALTER TABLE item ADD blocked int")
+    assert str(result.stdout).count("waited for a lock for 1 s with") == 2
+
+
+def test_a_migration_that_ends_the_server(shaped: Project) -> None:
+    """What is told is that, not that nothing could be measured."""
+    migration(shaped, "0001_ends", "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> 1;")
+    result = shaped.run("-k", "applies")
+    result.assert_outcomes(failed=1)
+    told(result, "migration 0001 ends cannot be applied:", "*terminating connection due to administrator command*")
+    assert "measured" not in str(result.stdout)
+
+
 BAD = {
     "0001_rename": (
         "ALTER TABLE item RENAME code TO sku;",

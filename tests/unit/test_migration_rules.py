@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from pytest_lakebranch.migrations import data, rules
+from pytest_lakebranch.errors import MachineError
+from pytest_lakebranch.migrations import data, rules, squawk
 from pytest_lakebranch.migrations.data import Print
 from pytest_lakebranch.migrations.holds import Key, Sample, Sighting, longest
 from pytest_lakebranch.migrations.observation import IndexMade, Lock, Observation, RequiredColumn, Rewrite
@@ -72,3 +75,17 @@ def test_differences_of_rows() -> None:
         "rows of c: there are 3 as before, with other values",
         "rows of d: 4 before, no table after",
     ]
+
+
+def test_squawk_reads_each_statement(tmp_path: Path) -> None:
+    """Also one that ends in a comment; what it cannot read is a finding."""
+    statements = ["ALTER TABLE t ADD x int -- first", "ALTER TABLE t RENAME c TO d -- second"]
+    assert [one.rule for one in squawk.findings(statements, root=tmp_path)] == ["renaming-column"]
+    assert [one.rule for one in squawk.findings(["SELECT 1 FROM"], root=tmp_path)] == ["syntax-error"]
+
+
+def test_squawk_that_does_not_work(tmp_path: Path) -> None:
+    """A configuration of its own that it cannot read does not pass for a migration without faults."""
+    (tmp_path / ".squawk.toml").write_text("excluded_rules = [")
+    with pytest.raises(MachineError, match=r"squawk failed with status 1: Configuration error"):
+        list(squawk.findings(["SELECT 1"], root=tmp_path))
