@@ -39,17 +39,19 @@ class WorldTime:
         self._over.set()
 
 
+RFC_3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)", re.ASCII)
+
+
 def timestamp(seconds: float) -> str:
     """RFC 3339 in UTC, with microseconds."""
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def parse_timestamp(text: str) -> float:
-    """Seconds since 1970; raises ValueError."""
-    found = datetime.fromisoformat(text)
-    if found.tzinfo is None:
+    """Seconds since 1970, of RFC 3339 and not of all that ISO 8601 allows; raises ValueError."""
+    if RFC_3339.fullmatch(text) is None:
         raise ValueError(text)
-    return found.timestamp()
+    return datetime.fromisoformat(text).timestamp()
 
 
 def duration(seconds: float) -> str:

@@ -121,7 +121,7 @@ class Endpoints:
         endpoint.state, endpoint.pending = "IDLE", None
 
     def wake(self, endpoint: Endpoint) -> str:
-        """The socket directory of the running compute. Raises RefusedError."""
+        """The socket directory of the running compute; one that does not start sleeps on. Raises RefusedError."""
         asleep = False
         with self._world.lock:
             if endpoint.disabled:
@@ -135,8 +135,13 @@ class Endpoints:
             self._world.time.wait(self._world.latencies.draw("wake"))
         try:
             return endpoint.branch.store.running().endpoint.host
-        except LakebranchError as error:
-            raise RefusedError("57P03", f"the compute could not be started: {error}") from error
+        except BaseException as error:
+            with self._world.lock:
+                if not endpoint.branch.store.runs:
+                    endpoint.state = "IDLE"
+            if isinstance(error, LakebranchError):
+                raise RefusedError("57P03", f"the compute could not be started: {error}") from error
+            raise
 
     def tick(self, now: float) -> None:
         """Suspend what has been idle for too long."""

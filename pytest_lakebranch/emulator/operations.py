@@ -87,7 +87,17 @@ class Operations:
             return self._all[name].view()
 
     def _carry_out(self, operation: Operation, work: Work) -> None:
-        """Sleep beside the work, so that both together take as long as the longer one."""
+        """Sleep beside the work, so that both together take as long as the longer one. It ends, whatever happens."""
+        try:
+            self._try(operation, work)
+            if operation.error is not None:
+                work.undo()
+        except Exception:  # noqa: BLE001  (a defect of ours; the client has been told of the first)
+            traceback.print_exc()
+        finally:
+            operation.done = True
+
+    def _try(self, operation: Operation, work: Work) -> None:
         began = self._time.now()
         try:
             if work.failure is None:
@@ -101,9 +111,6 @@ class Operations:
         except Exception as error:  # noqa: BLE001  (a defect of ours: said to the client, not hidden in a thread)
             traceback.print_exc()
             operation.error = {"error_code": "INTERNAL_ERROR", "message": f"{type(error).__name__}: {error}"}
-        if operation.error is not None:
-            work.undo()
-        operation.done = True
 
     def close(self) -> None:
         """Wait for all that is under way."""

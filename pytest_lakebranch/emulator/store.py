@@ -101,6 +101,7 @@ class Store:
             if self._compute is None:
                 self._compute = self._started()
             elif not (self.runs and self._compute.server.is_alive):
+                self.runs = False
                 self._compute = self.provider.resume(self._compute)
             self.runs = True
             self._rest = None
@@ -192,7 +193,9 @@ class Store:
             if self._removed:
                 return
             self._removed, self.runs = True, False
+            self._rest = None
             if self._compute is not None:
                 self._compute.discard(disposable=True)
-        for each in self.moments:
+            moments, self.moments = self.moments, []
+        for each in moments:
             self.points.let_go(each.point)

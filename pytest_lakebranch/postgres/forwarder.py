@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from pytest_lakebranch.errors import LakebranchError
 from pytest_lakebranch.postgres import messages
 from pytest_lakebranch.postgres.login import (
     CLEARTEXT,
@@ -34,6 +35,8 @@ INVALID_PASSWORD = "28P01"  # noqa: S105  (a code)
 """SQLSTATE."""
 BACKLOG = 128
 STOP_SECONDS = 5.0
+PAUSE = 0.05
+"""Seconds until the next client is taken when this machine had nothing left for one: files, memory, threads."""
 
 
 class Upstream(Protocol):
@@ -45,7 +48,7 @@ class Upstream(Protocol):
     def log_in(self, asked: Mapping[str, str]) -> LoggedIn:
         """A session for a client that asked for these start-up parameters.
 
-        Raises OSError, LoginError or LoginRefusedError.
+        Raises OSError, LoginError, LoginRefusedError or LakebranchError.
         """
 
 
@@ -79,7 +82,7 @@ class Forwarder:
         self._password = password
         self._lock = threading.Lock()
         self._lines: set[_Line] = set()
-        self._closed = False
+        self._closed = threading.Event()
         self._thread = threading.Thread(target=self._accept, name=f"forward-{name}", daemon=True)
 
     def open(self) -> None:
@@ -88,7 +91,7 @@ class Forwarder:
 
     def close(self) -> None:
         """Take no more clients and hang up on those there are. Idempotent."""
-        self._closed = True
+        self._closed.set()
         with contextlib.suppress(OSError):  # wakes the thread out of accept(); on macOS it answers ENOTCONN
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
@@ -122,15 +125,23 @@ class Forwarder:
         return len(left)
 
     def _accept(self) -> None:
-        while True:
+        while not self._closed.is_set():
             try:
-                client, _ = self._listener.accept()
-            except OSError:  # closed
-                return
-            line = _Line(client)
-            with self._lock:
-                self._lines.add(line)
+                self._take(self._listener.accept()[0])
+            except (OSError, RuntimeError):  # closed; or no file, or no thread to be had, which passes
+                self._closed.wait(PAUSE)
+
+    def _take(self, client: socket.socket) -> None:
+        """Serve a client in a thread of its own; raises RuntimeError when none can be started."""
+        line = _Line(client)
+        with self._lock:
+            self._lines.add(line)
+        try:
             threading.Thread(target=self._serve, args=(line,), name=f"line-{self._name}", daemon=True).start()
+        except RuntimeError:
+            client.close()
+            self._end(line)
+            raise
 
     def _serve(self, line: _Line) -> None:
         try:
@@ -138,9 +149,12 @@ class Forwarder:
                 line.client.settimeout(PATIENCE)
                 self._begin(line)
         finally:
-            with self._lock:
-                self._lines.discard(line)
-            line.over.set()
+            self._end(line)
+
+    def _end(self, line: _Line) -> None:
+        with self._lock:
+            self._lines.discard(line)
+        line.over.set()
 
     def _begin(self, line: _Line) -> None:
         opening = messages.read_opening(line.client)
@@ -155,7 +169,7 @@ class Forwarder:
             session = self._upstream.log_in(opening.parameters)
         with session.connection as server:
             line.server, line.pid = server, session.pid
-            if self._closed:
+            if self._closed.is_set():
                 return
             line.client.sendall(session.welcome)
             relay(line.client, server)
@@ -185,10 +199,17 @@ class Forwarder:
         except LoginRefusedError as error:
             client.sendall(error.response)
             raise ConnectionAbortedError from error
-        except (OSError, LoginError) as error:
-            said = f"pytest-lakebranch: {self._name} cannot be reached: {error}"
-            client.sendall(messages.error_response(said, sqlstate=messages.FAILED))
+        except (OSError, LoginError, LakebranchError) as error:
+            self._say(client, str(error))
             raise ConnectionAbortedError from error
+        except Exception as error:
+            self._say(client, f"{type(error).__name__}: {error}")
+            raise  # a defect of ours
+
+    def _say(self, client: socket.socket, why: str) -> None:
+        """In one line: some drivers show the last one only."""
+        said = f"pytest-lakebranch: {self._name} cannot be reached: {' '.join(why.split())}"
+        client.sendall(messages.error_response(said, sqlstate=messages.FAILED))
 
 
 def listen_here() -> socket.socket:

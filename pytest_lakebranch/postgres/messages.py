@@ -34,7 +34,7 @@ class Opening(NamedTuple):
         """The parameters of a start-up packet."""
         words = self.body.split(b"\0")
         pairs = zip(words[::2], words[1::2], strict=False)
-        return {name.decode(): value.decode(errors="replace") for name, value in pairs if name}
+        return {name.decode(errors="replace"): value.decode(errors="replace") for name, value in pairs if name}
 
 
 def read_opening(client: socket.socket) -> Opening | None:

@@ -8,6 +8,7 @@ then cuts off its clients for every further line; it ends with its input, or wit
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import subprocess
@@ -20,6 +21,7 @@ from pytest_lakebranch.processes import environment_without_pg
 from pytest_lakebranch.waiting import Clock
 
 LOOK_SECONDS = 1.0
+STOP_SECONDS = 5.0
 
 
 class Port:
@@ -53,10 +55,16 @@ class Port:
 
     def close(self) -> None:
         """Take no more clients; the process ends. Idempotent."""
+        self._process.terminate()  # children that a test forked may keep its input open
         for stream in (self._process.stdin, self._process.stdout):
-            if stream is not None:
-                stream.close()
-        self._process.wait()
+            with contextlib.suppress(BrokenPipeError):  # it was killed before it read all
+                if stream is not None:
+                    stream.close()
+        try:
+            self._process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
 
 
 def main() -> None:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import signal
+import resource
 import socket
 import ssl
 import subprocess
-import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -16,25 +15,18 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
+import psutil
 import psycopg
 import pytest
 import trustme
-from step_servers import AS_ORDINARY_USER
 
 from pytest_lakebranch.model import Endpoint
-from pytest_lakebranch.postgres.binaries import find
 from pytest_lakebranch.postgres.connect import connect, url
 from pytest_lakebranch.postgres.forwarder import Forwarder, listen_here, listen_in
 from pytest_lakebranch.postgres.login import LoggedIn, encrypted, log_in
-from pytest_lakebranch.processes import environment_without_pg
-from pytest_lakebranch.waiting import Deadline, poll
+from pytest_lakebranch.postgres.port import Port
 
-SYSTEM = "/usr/lib/postgresql/15/bin"
-HBA = """local all postgres trust
-hostssl all clear all password
-hostssl all scram all scram-sha-256
-hostssl all old all md5
-"""
+pytest_plugins = ["tls_fixtures"]
 
 
 @dataclass
@@ -63,69 +55,12 @@ class Elsewhere:
         return "s3cret"
 
 
-@pytest.fixture(scope="module")
-def authority() -> trustme.CA:
-    """Who signs the server's certificate."""
-    return trustme.CA()
-
-
-@pytest.fixture(scope="module")
-def server(authority: trustme.CA) -> Iterator[int]:
-    """The port of a PostgreSQL that has TLS: the wheel's has none."""
-    if not Path(SYSTEM).is_dir():
-        pytest.skip(f"no PostgreSQL with TLS in {SYSTEM}")
-    with tempfile.TemporaryDirectory(prefix="lbt", dir="/tmp") as directory:
-        data, programs = Path(directory) / "data", find(SYSTEM)
-        initdb = [*AS_ORDINARY_USER, programs.program("initdb"), "-D", data, "-U", "postgres", "-N"]
-        initdb += ["--locale=C", "--encoding=UTF8"]
-        subprocess.run(initdb, check=True, capture_output=True, env=environment_without_pg())
-        certificate = authority.issue_cert("localhost")
-        (data / "server.crt").write_bytes(certificate.cert_chain_pems[0].bytes())
-        (data / "server.key").write_bytes(certificate.private_key_pem.bytes())
-        (data / "server.key").chmod(0o600)
-        (data / "pg_hba.conf").write_text(HBA)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port: int = free.getsockname()[1]
-        settings = {"listen_addresses": "127.0.0.1", "unix_socket_directories": directory, "ssl": "on", "fsync": "off"}
-        options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
-        command = [*AS_ORDINARY_USER, programs.program("postgres"), "-D", data, "-p", str(port), *options]
-        process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env=environment_without_pg())
-        try:
-            _make_roles(Endpoint(directory, port, "postgres", "postgres"))
-            yield port
-        finally:
-            process.send_signal(signal.SIGQUIT)
-            process.wait()
-
-
-def _make_roles(admin: Endpoint) -> None:
-    with poll(lambda: _try(admin), deadline=Deadline(30)) as connection:  # type: ignore[union-attr]
-        connection.execute("set password_encryption = 'scram-sha-256'")
-        connection.execute("create role clear login password 's3cret'; create role scram login password 's3cret'")
-        connection.execute("set password_encryption = 'md5'; create role old login password 's3cret'")
-
-
-def _try(endpoint: Endpoint) -> psycopg.Connection[Any] | None:
-    try:
-        return connect(endpoint, autocommit=True)
-    except psycopg.OperationalError:
-        return None
-
-
 @pytest.fixture
-def elsewhere(server: int, authority: trustme.CA) -> Elsewhere:
+def elsewhere(tls_server: int, authority: trustme.CA) -> Elsewhere:
     """The server, as an upstream whose certificate is checked."""
     context = ssl.create_default_context()
     authority.configure_trust(context)
-    return Elsewhere(server, context)
-
-
-@pytest.fixture
-def directory() -> Iterator[Path]:
-    """A short directory."""
-    with tempfile.TemporaryDirectory(prefix="lbf", dir="/tmp") as made:
-        yield Path(made)
+    return Elsewhere(tls_server, context)
 
 
 @pytest.fixture
@@ -288,3 +223,64 @@ def test_a_port_wants_its_password(elsewhere: Elsewhere, password: str) -> None:
         psycopg.connect(target, password=password)
     forwarder.close()
     assert len(elsewhere.passwords) == 1
+
+
+@pytest.fixture
+def port(forwarder: Forwarder, directory: Path) -> Iterator[Port]:
+    """A port that leads to the server by ``directory``."""
+    made = Port(directory)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def _through(port: Port) -> psycopg.Connection[Any]:
+    target = f"host=127.0.0.1 port={port.number} dbname=postgres user=x connect_timeout=5"
+    return psycopg.connect(target, password=port.password)
+
+
+@pytest.mark.parametrize("short", ["files", "threads"])
+def test_a_shortage_passes(port: Port, short: str) -> None:
+    """A client for whom there is no file waits, one for whom there is no thread is sent away; the next is served."""
+    process = psutil.Process(port._process.pid)
+    kind = resource.RLIMIT_NOFILE if short == "files" else resource.RLIMIT_AS
+    least = process.num_fds() if short == "files" else process.memory_info().vms + (1 << 20)
+    before = resource.prlimit(process.pid, kind)
+    with ThreadPoolExecutor() as threads:
+        resource.prlimit(process.pid, kind, (least, before[1]))
+        early = threads.submit(_through, port)
+        if short == "threads":
+            with pytest.raises(psycopg.OperationalError, match="closed the connection"):
+                early.result()
+        resource.prlimit(process.pid, kind, before)
+        if short == "files":
+            early.result().close()
+    _through(port).close()
+
+
+def test_a_port_ends_although_its_input_stays_open(directory: Path) -> None:
+    """A process that a test forked has it, and lives on."""
+    port = Port(directory)
+    assert port._process.stdin is not None
+    heir = subprocess.Popen(["sleep", "60"], pass_fds=[port._process.stdin.fileno()])
+    try:
+        with ThreadPoolExecutor() as threads:
+            closing = threads.submit(port.close)
+            try:
+                closing.result(5)
+            finally:
+                heir.kill()
+    finally:
+        heir.wait()
+    assert port._process.poll() is not None
+
+
+def test_a_port_that_was_killed_can_be_closed(directory: Path) -> None:
+    """With something still to be said to it."""
+    port = Port(directory)
+    port._process.kill()
+    port._process.wait()
+    port.cut()
+    port.close()
+    port.close()

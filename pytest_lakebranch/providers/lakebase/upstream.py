@@ -8,7 +8,14 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from pytest_lakebranch.postgres.login import LoggedIn, LoginError, LoginRefusedError, encrypted, log_in
+from pytest_lakebranch.postgres.login import (
+    LoggedIn,
+    LoginError,
+    LoginRefusedError,
+    closed_on_failure,
+    encrypted,
+    log_in,
+)
 from pytest_lakebranch.providers.lakebase.auth import is_loopback
 from pytest_lakebranch.waiting import Clock, Deadline
 
@@ -21,6 +28,10 @@ NOT_YET = frozenset({"57P03", "28P01", "28000", "08004", "08006", TOO_MANY})
 """SQLSTATEs of refusals that pass: starting up, not known yet, a token that is not accepted (any more), no room."""
 KEPT_FOR = 3000.0
 """Seconds during which a credential, good for an hour, is used again."""
+LIVELINESS = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 30_000}
+"""Seconds, a number and milliseconds until a server that went silent counts as gone; set where the system has them."""
+CUT_OFF = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
+"""What TLS says of a server that hangs up; its other errors are about keys and certificates, and stay."""
 
 
 def trust(host: str, authorities: str) -> ssl.SSLContext:
@@ -60,17 +71,24 @@ class Door:
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def open(self) -> socket.socket:
-        """See Upstream."""
+        """See Upstream. A server that goes silent is noticed: its network may drop a connection without a word."""
+        context = self._trusted()
+        connection = socket.create_connection((self.host, self.port), CONNECT_SECONDS)
+        with closed_on_failure(connection):
+            _look_after(connection)
+        return encrypted(connection, context, self.host, may_be_clear=is_loopback(self.host))
+
+    def _trusted(self) -> ssl.SSLContext:
         with self._lock:
             if self._context is None:
                 self._context = trust(self.host, self.authorities)
-        connection = socket.create_connection((self.host, self.port), CONNECT_SECONDS)
-        return encrypted(connection, self._context, self.host, may_be_clear=is_loopback(self.host))
+            return self._context
 
     def log_in(self, asked: Mapping[str, str]) -> LoggedIn:
         """See Upstream. What passes is tried again, each time with a fresh credential."""
         deadline, pause = Deadline(self.patience, self.clock), FIRST_PAUSE
         wanted = self._translated(asked)
+        self._trusted()  # a file of certificates that cannot be read does not become readable
         while True:
             try:
                 return self._unbroken(log_in(self.open(), wanted, lambda: self.credential(deadline)))
@@ -78,8 +96,8 @@ class Door:
                 if error.sqlstate not in NOT_YET or deadline.left <= pause:
                     raise
                 self._forget()
-            except ConnectionError:  # it is being started, moved or suspended
-                if deadline.left <= pause:
+            except OSError as error:  # no name yet, no way, no answer: it is being started, moved or suspended
+                if not _passes(error) or deadline.left <= pause:
                     raise
             self.clock.sleep(pause)
             pause = min(pause * 2, LONGEST_PAUSE)
@@ -94,9 +112,9 @@ class Door:
         return {**wanted, **self.always, "user": self.identity}
 
     def _unbroken(self, session: LoggedIn) -> LoggedIn:
-        if self.is_broken():
-            session.connection.close()
-            raise LoginError("its server crashed; the branch is replaced when its lease ends")
+        with closed_on_failure(session.connection):
+            if self.is_broken():
+                raise LoginError("its server crashed; the branch is replaced when its lease ends")
         return session
 
     def credential(self, deadline: Deadline) -> str:
@@ -110,3 +128,14 @@ class Door:
     def _forget(self) -> None:
         with self._lock:
             self._token = ""
+
+
+def _look_after(connection: socket.socket) -> None:
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in LIVELINESS.items():
+        if hasattr(socket, name):
+            connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+def _passes(error: OSError) -> bool:
+    return isinstance(error, CUT_OFF) or not isinstance(error, (ssl.SSLError, FileNotFoundError))
