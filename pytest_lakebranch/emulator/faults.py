@@ -102,6 +102,8 @@ class Faults:
 
     def _read(self, written: Any) -> Fault:
         given = inside(FAULT)("", written)
+        if written.get("times", 1) is None:
+            given["times"] = None
         if "kind" not in given:
             raise invalid(f"A fault needs a 'kind': one of {', '.join(KINDS)}.")
         fault = Fault(**given)

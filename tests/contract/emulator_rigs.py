@@ -118,7 +118,7 @@ class Emulated:
 @contextmanager
 def emulated(home: Path, options: Options | None = None, *, base: str = BASE, port: int = 0) -> Iterator[Emulated]:
     """An emulator that is served until the block ends, and that then leaves nothing."""
-    with rig(home, user=USER, database=DATABASE) as local:
+    with rig(home, user=USER, database=DATABASE, settings=["max_prepared_transactions=2"]) as local:
         at = local.base(base.replace("insert", f'alter table item owner to "{USER}"; insert', 1))
         with Emulator(local.provider, at, options) as emulator:
             emulator.set_up()

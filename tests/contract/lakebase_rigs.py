@@ -39,7 +39,7 @@ def ours(emulated: Emulated) -> list[str]:
 
 def calls(emulated: Emulated) -> list[str]:
     """The routes that were called, sign-in excepted."""
-    return [served.route for served in emulated.emulator.application.served if not served.route.startswith("/")]
+    return [served.route for served in list(emulated.emulator.application.served) if not served.route.startswith("/")]
 
 
 @dataclass

@@ -238,14 +238,24 @@ def test_roles_with_passwords_log_in_where_the_project_allows_it(lakebase: Emula
     password = lakebase.w.api_client.do("POST", f"/api/2.0/postgres/{role.name}/password", body={})["password"]
     with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
         lakebase.connect(branch.name, user="app", password=password)
-    allow = postgres.Project(spec=postgres.ProjectSpec(enable_pg_native_login=True))
-    lakebase.done(api.update_project(lakebase.project, allow, mask("spec.enable_pg_native_login")))
-    with lakebase.connect(branch.name, user="app", password=password) as connection:
-        assert connection.execute("select current_user").fetchone() == ("app",)
-        connection.execute("alter role app password 'another'")
+    _allow_passwords(lakebase, allowed=True)
+    try:
+        with lakebase.connect(branch.name, user="app", password=password) as connection:
+            assert connection.execute("select current_user").fetchone() == ("app",)
+            connection.execute("alter role app password 'another'")
+        with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
+            lakebase.connect(branch.name, user="app", password=password)
+        lakebase.connect(branch.name, user="app", password="another").close()
+    finally:
+        _allow_passwords(lakebase, allowed=False)
     with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
-        lakebase.connect(branch.name, user="app", password=password)
-    lakebase.connect(branch.name, user="app", password="another").close()
+        lakebase.connect(branch.name, user="app", password="another")
+
+
+def _allow_passwords(lakebase: Emulated, *, allowed: bool) -> None:
+    project = postgres.Project(spec=postgres.ProjectSpec(enable_pg_native_login=allowed))
+    change = lakebase.w.postgres.update_project(lakebase.project, project, mask("spec.enable_pg_native_login"))
+    lakebase.done(change)
 
 
 def test_databases(lakebase: Emulated) -> None:

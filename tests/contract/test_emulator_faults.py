@@ -6,17 +6,20 @@ from collections.abc import Callable
 from typing import Any
 
 import httpx
+import psutil
 import psycopg
 import pytest
 from databricks.sdk import errors
 from databricks.sdk.service.postgres import Branch, BranchSpec
-from emulator_rigs import DATABASE, Emulated, emulated
+from emulator_rigs import Emulated, emulated
 from google.protobuf.duration_pb2 import Duration
 
 from pytest_lakebranch.emulator.addresses import Addresses
-from pytest_lakebranch.emulator.emulator import USER, Options
+from pytest_lakebranch.emulator.clock import WorldTime
+from pytest_lakebranch.emulator.emulator import Options
 from pytest_lakebranch.emulator.limits import Limits
-from pytest_lakebranch.errors import MachineError
+from pytest_lakebranch.emulator.operations import Operations, Work
+from pytest_lakebranch.errors import BranchError, MachineError
 from pytest_lakebranch.waiting import Clock, Deadline, poll
 
 pytest_plugins = ["emulator_fixtures"]
@@ -130,6 +133,19 @@ def test_an_operation_that_fails(lakebase: Emulated) -> None:
     assert lakebase.branch(name="failing").branch_id == "failing"
 
 
+def test_an_operation_ends_whatever_happens() -> None:
+    """Also when what failed cannot be undone."""
+
+    def fail() -> None:
+        raise ZeroDivisionError
+
+    operations = Operations(WorldTime())
+    name = operations.start("projects/x", "Branch", Work(commit=fail, undo=fail, run=fail))["name"]
+    assert poll(lambda: operations.get(name)["done"] or None, deadline=Deadline(10))
+    assert operations.get(name)["error"]["error_code"] == "INTERNAL_ERROR"
+    operations.close()
+
+
 def test_faults_are_counted_and_aimed(lakebase: Emulated) -> None:
     """By path, sparing the first calls, a number of times."""
     faults = {"kind": "status", "status": 500, "path": "branches/production$", "after": 1, "times": 2}
@@ -143,6 +159,16 @@ def test_faults_are_counted_and_aimed(lakebase: Emulated) -> None:
         except errors.InternalError:
             seen.append(500)
     assert seen == [200, 500, 500, 200, 200]
+
+
+def test_a_fault_may_last(lakebase: Emulated) -> None:
+    """With ``null`` for the number of times, until it is taken away."""
+    lakebase.control("POST", "faults", {"kind": "status", "status": 500, "route": "get_project", "times": None})
+    for _ in range(3):
+        with pytest.raises(errors.InternalError):
+            lakebase.w.postgres.get_project(lakebase.project)
+    lakebase.control("DELETE", "faults")
+    assert lakebase.w.postgres.get_project(lakebase.project).project_id == "demo"
 
 
 def test_changes_in_one_branch_exclude_each_other(lakebase: Emulated) -> None:
@@ -212,6 +238,33 @@ def test_a_server_that_died_is_started_again(lakebase: Emulated) -> None:
     store.running().server.process.kill()
     store.running().server.process.wait()
     assert lakebase.count(branch) == 11
+
+
+def test_a_compute_that_cannot_be_woken_sleeps_on(lakebase: Emulated) -> None:
+    """The login says why; the compute does not count among those that run."""
+    branch = lakebase.branch().name
+    store = lakebase.emulator.world.branch("demo", branch.split("/")[-1]).store
+    lakebase.count(branch)
+    lakebase.control("POST", "suspend", {"branch": branch})
+    store.remove()
+    with pytest.raises(psycopg.OperationalError, match="the compute could not be started"):
+        lakebase.connect(branch)
+    assert lakebase.state(branch) == "IDLE"
+
+
+def test_what_is_removed_has_no_past(lakebase: Emulated) -> None:
+    """Its states are let go once, and no new one is seen."""
+    branch = lakebase.branch().name
+    store = lakebase.emulator.world.branch("demo", branch.split("/")[-1]).store
+    for number in (11, 12):
+        with lakebase.connect(branch) as connection:
+            connection.execute("insert into item values (%s)", [number])
+        store.present(lakebase.emulator.world.time.now())
+    assert len(store.moments) == 3
+    store.remove()
+    assert store.moments == []
+    with pytest.raises(BranchError, match="is deleted"):
+        store.present(lakebase.emulator.world.time.now())
 
 
 @pytest.fixture(scope="module")
@@ -339,5 +392,6 @@ def test_secrets_are_not_shown(lakebase: Emulated) -> None:
             assert secret is None or secret not in told
     token = lakebase.token(lakebase.production)
     assert token not in repr(lakebase.emulator.world) + repr(lakebase.emulator.world.tokens)
-    assert lakebase.host(lakebase.production).startswith("127.")
-    assert ("databricks_postgres", first.name) == (DATABASE, USER)
+    listening = [each.laddr.ip for each in psutil.Process().net_connections("tcp") if each.status == "LISTEN"]
+    assert lakebase.host(lakebase.production) in listening
+    assert not [address for address in listening if not address.startswith("127.")]

@@ -17,6 +17,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from pytest_lakebranch.emulator.emulator import USER
+from pytest_lakebranch.waiting import Deadline, poll
 
 pytest_plugins = ["emulator_fixtures"]
 pytestmark = pytest.mark.usefixtures("tidy")
@@ -92,6 +93,16 @@ REFUSED: dict[str, tuple[Act, type[Exception], str]] = {
     "no expiration": (create(), errors.InvalidParameterValue, "One of expire_time, ttl, or no_expiry must be provided"),
     "two expirations": (create(ttl=span(60), no_expiry=True), errors.InvalidParameterValue, "Only one of"),
     "no_expiry false": (create(no_expiry=False), errors.InvalidParameterValue, "should be set to true"),
+    "time without seconds": (
+        raw("POST", "projects/demo/branches?branch_id=x", {"spec": {"expire_time": "2099-01-01T00:00Z"}}),
+        errors.InvalidParameterValue,
+        "a timestamp such as",
+    ),
+    "time without colons": (
+        raw("POST", "projects/demo/branches?branch_id=x", {"spec": {"expire_time": "20990101T000000Z"}}),
+        errors.InvalidParameterValue,
+        "a timestamp such as",
+    ),
     "expired at birth": (create(ttl=span(0)), errors.InvalidParameterValue, "must be in the future"),
     "ttl above the cap": (
         create(ttl=span(31 * 86400)),
@@ -285,10 +296,14 @@ def test_certificates_can_be_verified(lakebase: Emulated, tmp_path: Any) -> None
 
 def test_statements_can_be_cancelled(lakebase: Emulated) -> None:
     """A cancel request finds its way to the right server."""
-    with lakebase.connect(lakebase.branch().name) as connection:
+    branch = lakebase.branch().name
+    with lakebase.connect(branch) as connection:
         connection.execute("set statement_timeout = '20s'")
         with connection.pipeline():
             cursor = connection.execute("select pg_sleep(15)")
+            with lakebase.connect(branch) as other:  # a cancel request that comes before the statement does nothing
+                asleep = "select 1 from pg_stat_activity where wait_event = 'PgSleep'"
+                assert poll(lambda: other.execute(asleep).fetchone(), deadline=Deadline(10))
             connection.cancel_safe(timeout=5)
             with pytest.raises(psycopg.errors.QueryCanceled):
                 cursor.fetchone()

@@ -9,7 +9,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
+import trustme
 from emulator_rigs import Emulated
 from lakebase_rigs import Cloud, calls, cloud, ours, sql
 
@@ -89,6 +91,31 @@ def test_what_lasts_is_said(here: Cloud, fault: str) -> None:
         here.start("b1")
     if fault != "operation":
         assert "Request id" in str(caught.value)
+
+
+def test_why_no_credential_is_given_is_said(here: Cloud) -> None:
+    """To who starts a branch, and to a client of one: status, code and request id."""
+    compute = here.start("b1")
+    compute.door._forget()
+    here.emulated.emulator.faults.add({"route": "generate_database_credential", **LASTING["403"]})
+    says = r"branch b1 cannot be reached: .*403 PERMISSION_DENIED.*Request id: "
+    with pytest.raises(psycopg.OperationalError, match=says):
+        sql(compute.endpoint, "select 1")
+    with pytest.raises(CloudError, match=r"b2.*lets nobody in.*403 PERMISSION_DENIED.*Request id: "):
+        here.start("b2")
+
+
+def test_certificates_of_ones_own(lakebase: Emulated, tmp_path: Path) -> None:
+    """Those in the file of lakebranch_endpoint_ca are trusted, and no others: that is said at once."""
+    lakebase.emulator.authority.write(tmp_path / "ca.pem")
+    with cloud(lakebase, tmp_path, endpoint_ca="ca.pem") as here:
+        assert sql(here.start("b1").endpoint, "select count(*) from item") == [(10,)]
+    trustme.CA().cert_pem.write_to_path(str(tmp_path / "other.pem"))
+    with (
+        cloud(lakebase, tmp_path, endpoint_ca="other.pem") as here,
+        pytest.raises(CloudError, match=r"after 0 s: .*certificate verify failed"),
+    ):
+        here.start("b1")
 
 
 def test_logins_that_are_refused_for_a_while(new_emulator: Callable[..., Emulated], tmp_path: Path) -> None:
