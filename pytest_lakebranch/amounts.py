@@ -1,4 +1,4 @@
-"""Sizes and spans of time as people write them. Imported in every run: nothing but the standard library."""
+"""Sizes, spans of time and counts, as people write and read them. Imported in every run: standard library only."""
 
 from __future__ import annotations
 
@@ -22,3 +22,18 @@ def span(text: str) -> int:
     if found is None:
         raise ValueError(f"{text!r} is not a span of time such as 30m, 12h or 7d")
     return int(found[1]) * SPANS[found[2]]
+
+
+def size_text(count: float) -> str:
+    """Bytes for a person."""
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}"
+        count /= 1000
+    return f"{count:.1f} GB" if count < 1000 else f"{count / 1000:.1f} TB"
+
+
+def many(count: int, noun: str) -> str:
+    """A count with its noun."""
+    plural = "es" if noun.endswith("ch") else "s"
+    return f"{count:,} {noun}{'' if count == 1 else plural}"

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from pytest_lakebranch.errors import LakebranchError
+from pytest_lakebranch.errors import ConfigError, LakebranchError
 from pytest_lakebranch.run import Run
 from pytest_lakebranch.schema import elsewhere
 from pytest_lakebranch.schema.diff import SchemaDiff, compare
@@ -32,7 +31,7 @@ def write_changes(run: Run, environ: Mapping[str, str]) -> tuple[list[str], str]
         paths = [Path(run.settings.root, Path(name).expanduser()) for name in run.settings.schema_diff]
         for path in paths:
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(told(diff, path.suffix), encoding="utf-8")
+            path.write_text(told(diff, path.suffix), encoding="utf-8", errors="backslashreplace")
         append_summary(diff.markdown(), environ)
     except LakebranchError as error:
         return [], f"schema diff: not written: {error}"
@@ -44,14 +43,15 @@ def write_changes(run: Run, environ: Mapping[str, str]) -> tuple[list[str], str]
 def append_summary(markdown: str, environ: Mapping[str, str]) -> None:
     """Add to the summary of a job of GitHub Actions (GITHUB_STEP_SUMMARY is a file that steps append to)."""
     if environ.get(STEP_SUMMARY):
-        with Path(environ[STEP_SUMMARY]).open("a", encoding="utf-8") as stream:
+        with Path(environ[STEP_SUMMARY]).open("a", encoding="utf-8", errors="backslashreplace") as stream:
             stream.write(f"{markdown}\n")
 
 
 def diff_of(run: Run) -> SchemaDiff:
     """The base of the run, compared with what ``lakebranch_schema_diff_from`` names. Raises LakebranchError."""
     name = run.settings.schema_diff_from
-    return compare(_before(run, name), run.schema_of(run.base()), old=name, new="base")
+    built_here = name == SOURCE or (name.startswith(elsewhere.REVISION) and run.settings.provider == "local")
+    return compare(_before(run, name), run.schema_of(run.base()), old=name, new="base", other_roles=not built_here)
 
 
 def _before(run: Run, name: str) -> Schema:
@@ -59,9 +59,11 @@ def _before(run: Run, name: str) -> Schema:
     if name == SOURCE:
         steps = parse_all(run.entries, run.settings)
         return run.schema_of(run.base(run.entries[: before_migrations(steps)]))
-    if name.startswith(elsewhere.VARIABLE):
-        return elsewhere.of_variable(name.removeprefix(elsewhere.VARIABLE), os.environ)
-    if name.startswith(elsewhere.REVISION):
-        home = State.at(run.settings.home).home
-        return elsewhere.of_revision(name.removeprefix(elsewhere.REVISION), root=root, home=home)
-    return elsewhere.of_file(root / Path(name).expanduser())
+    if name.startswith(elsewhere.REVISION) and len(run.entries) != len(run.settings.base):
+        raise ConfigError(
+            f"{name}: the base of another revision is made from lakebranch_base alone, and here "
+            f"{len(run.entries) - len(run.settings.base)} more of the steps come from pytest_lakebranch_steps, so that "
+            "all they make would count as added. Name them in lakebranch_base."
+        )
+    found = elsewhere.named(name, root=root, home=State.at(run.settings.home).home)
+    return elsewhere.of_file(root / Path(name).expanduser()) if found is None else found

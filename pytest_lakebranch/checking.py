@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator
+from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,12 +17,14 @@ from pytest_lakebranch.changes import append_summary
 from pytest_lakebranch.checks import ALL, Checks, Irreversible, measured
 from pytest_lakebranch.config import DIFF_SUFFIXES, Settings
 from pytest_lakebranch.errors import LakebranchError
+from pytest_lakebranch.migrations import rules, squawk
 from pytest_lakebranch.migrations.observation import Observation
 from pytest_lakebranch.rehearsal import Planned, Stage
 from pytest_lakebranch.run import run_of
 from pytest_lakebranch.schema import elsewhere
 from pytest_lakebranch.schema.markdown import code, plain
 from pytest_lakebranch.stash import SETTINGS
+from pytest_lakebranch.steps.files import shown
 
 PROPERTY = "lakebranch_migration"
 MARKS = {"passed": "✅", "failed": "❌", "skipped": "⏭"}
@@ -51,7 +55,8 @@ class MigrationItem(pytest.Item):
 
     def runtest(self) -> None:
         """Carry out the check."""
-        facts = {"migration": self._planned.label, "check": self._check}
+        source = shown(self._planned.migration.source, self.config.rootpath)
+        facts = {"migration": self._planned.label, "source": source, "check": self._check}
         try:
             seen = ALL[self._check](_plugin(self.config).checks, self._planned)
             self.user_properties += _properties(facts, seen)
@@ -93,7 +98,7 @@ class MigrationChecks:
     def __init__(self, config: pytest.Config, settings: Settings) -> None:
         self._config = config
         self._settings = settings
-        self._outcomes: dict[tuple[str, str], tuple[str, str]] = {}
+        self._outcomes: dict[tuple[str, str], dict[str, tuple[str, str]]] = {}
 
     @cached_property
     def _stage(self) -> Stage:
@@ -101,6 +106,21 @@ class MigrationChecks:
             return Stage(run_of(self._config))
         except LakebranchError as error:
             raise pytest.UsageError(f"lakebranch: {error}") from None
+
+    def refuse_unknown_rules(self) -> None:
+        """Raise UsageError when what lint is to let pass is no rule: a misspelt one would be a dead one.
+
+        A project's own configuration of Squawk may choose any of its rules; then all names are taken.
+        """
+        if (self._root / squawk.CONFIG).exists():
+            return
+        known = sorted({*rules.RULES, *squawk.CHOSEN})
+        for entry in self._settings.check_migrations_allow:
+            rule = entry.rpartition(":")[2]
+            if rule not in known:
+                near = get_close_matches(rule, known, n=1)
+                mean = f"Did you mean {near[0]}?" if near else f"Known are {', '.join(known)}."
+                raise pytest.UsageError(f"lakebranch_check_migrations_allow: there is no rule {rule!r}. {mean}")
 
     @cached_property
     def checks(self) -> Checks:
@@ -167,32 +187,41 @@ class MigrationChecks:
         told = dict(report.user_properties).get(PROPERTY)
         if isinstance(told, str) and report.when == "call":
             facts = json.loads(told)
-            self._outcomes[facts["migration"], facts["check"]] = (report.outcome, facts.get("measured", ""))
+            checks = self._outcomes.setdefault((facts["migration"], facts["source"]), {})
+            checks[facts["check"]] = (report.outcome, facts.get("measured", ""))
 
-    def pytest_terminal_summary(self) -> None:
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """The table for the pull request: after that of the schema, in the Markdown file and in the job's summary."""
         if hasattr(self._config, "workerinput") or not self._outcomes:
             return
-        text = self.markdown()
+        try:
+            self._write(self.markdown())
+        except OSError as error:
+            said = f"lakebranch migration checks: not written: {error.strerror}: {error.filename}"
+            terminalreporter.line(said, red=True)
+
+    def _write(self, text: str) -> None:
         for name in self._settings.schema_diff:
             path = self._root / Path(name).expanduser()
             if path.suffix.lower() == DIFF_SUFFIXES[0] and path.exists():
-                with path.open("a", encoding="utf-8") as stream:
+                with path.open("a", encoding="utf-8", errors="backslashreplace") as stream:
                     stream.write(f"\n{text}")
         append_summary(text, os.environ)
 
     def markdown(self) -> str:
-        """One row for each migration."""
+        """One row for each migration; where several have one name, with the file of each."""
         lines = [
             "### Migration checks",
             "",
             f"| migration | {' | '.join(ALL)} | measured |",
             "|---" * (len(ALL) + 2) + "|",
         ]
-        for label in dict.fromkeys(migration for migration, _ in self._outcomes):
-            cells = [MARKS.get(self._outcomes.get((label, check), ("", ""))[0], "") for check in ALL]
-            seen = next((one for check in ALL if (one := self._outcomes.get((label, check), ("", ""))[1])), "")
-            lines.append(f"| {code(label)} | {' | '.join(cells)} | {plain(seen)} |")
+        names = Counter(label for label, _ in self._outcomes)
+        for (label, source), checks in self._outcomes.items():
+            name = label if names[label] == 1 else f"{label} ({source})"
+            cells = [MARKS.get(checks.get(check, ("", ""))[0], "") for check in ALL]
+            seen = next((one for check in ALL if (one := checks.get(check, ("", ""))[1])), "")
+            lines.append(f"| {code(name)} | {' | '.join(cells)} | {plain(seen)} |")
         return "\n".join([*lines, "", "⏭: declared irreversible, or nothing undoes it", ""])
 
 
@@ -211,4 +240,6 @@ NAME = "lakebranch_migrations"
 
 def register(config: pytest.Config) -> None:
     """Make the checks a part of this process's run."""
-    config.pluginmanager.register(MigrationChecks(config, config.stash[SETTINGS]), NAME)
+    plugin = MigrationChecks(config, config.stash[SETTINGS])
+    plugin.refuse_unknown_rules()
+    config.pluginmanager.register(plugin, NAME)

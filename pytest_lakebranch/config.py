@@ -332,7 +332,7 @@ def _check(settings: Settings) -> None:
     _check_suffixes("schema_diff", settings.schema_diff, DIFF_SUFFIXES)
     _check_amount("cache_size", settings.cache_size, amounts.size)
     for name in ("lock_timeout", "deadline", "ttl"):
-        _check_amount(name, getattr(settings, name), amounts.span)
+        _check_amount(name, getattr(settings, name), amounts.span, least=1)
 
 
 def _check_identifier(row: Row, name: str) -> None:
@@ -369,11 +369,13 @@ def _check_suffixes(name: str, files: Iterable[str], suffixes: Sequence[str]) ->
             raise ConfigError(f"lakebranch_{name}: {file!r} ends in none of the known suffixes {', '.join(suffixes)}.")
 
 
-def _check_amount(name: str, text: str, parse: Callable[[str], int]) -> None:
+def _check_amount(name: str, text: str, parse: Callable[[str], int], *, least: int = 0) -> None:
     try:
-        parse(text)
+        found = parse(text)
     except ValueError as error:
         raise ConfigError(f"{BY_NAME[name].ini}: {error}.") from None
+    if found < least:
+        raise ConfigError(f"{BY_NAME[name].ini}: {text!r} is no time at all ({BY_NAME[name].help}).")
 
 
 def not_default(settings: Settings) -> Sequence[str]:

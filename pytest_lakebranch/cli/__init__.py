@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from pytest_lakebranch import __version__
-from pytest_lakebranch.errors import ConfigError, LakebranchError
+from pytest_lakebranch.cli.trouble import message
+from pytest_lakebranch.errors import ConfigError
 
 DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 COMMANDS = ("doctor", "ls", "open", "diff", "schema", "reap", "layers", "config", "serve", "completion")
@@ -18,6 +19,8 @@ EPILOG = """exit codes:
   1    it failed, doctor found something that does not work, or diff --exit-code found a difference
   2    wrong usage: an unknown argument, or a setting that is written wrongly
   130  interrupted
+`open` ends with the exit code of psql, and `serve -- COMMAND` with that of COMMAND: 128 and the signal's number where
+a signal ended it.
 
 The state directory is --home, else LAKEBRANCH_HOME, else lakebranch_home in the settings of pytest that hold in the
 present directory, else the user cache directory."""
@@ -34,17 +37,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return FAILED
     except KeyboardInterrupt:
         return INTERRUPTED
-    except ConfigError as error:
-        return _said(str(error), USAGE)
-    except LakebranchError as error:
-        return _said(str(error), FAILED)
-    except OSError as error:
-        return _said(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", FAILED)
-    return code
-
-
-def _said(message: str, code: int) -> int:
-    sys.stderr.write(f"lakebranch: {message}\n")
+    except Exception as error:
+        said = message(error)
+        if said is None:
+            raise
+        sys.stderr.write(f"lakebranch: {said}\n")
+        return USAGE if isinstance(error, ConfigError) else FAILED
     return code
 
 

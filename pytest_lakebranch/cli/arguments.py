@@ -66,8 +66,3 @@ def ended_by_signals() -> Iterator[None]:
     finally:
         for number, handler in zip(numbers, before, strict=True):
             signal.signal(number, handler)
-
-
-def interruptible() -> None:
-    """For a child process whose parent ignores SIGINT: Ctrl-C ends it."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)

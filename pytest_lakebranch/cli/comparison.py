@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import closing
 from pathlib import Path
 
@@ -12,26 +11,29 @@ from pytest_lakebranch.cli.project import Project
 from pytest_lakebranch.cli.target import BASE, find
 from pytest_lakebranch.config import Settings
 from pytest_lakebranch.postgres.connect import connect
+from pytest_lakebranch.schema import elsewhere
 from pytest_lakebranch.schema.catalog import read
-from pytest_lakebranch.schema.elsewhere import REVISION, VARIABLE, of_file, of_revision, of_variable
 from pytest_lakebranch.schema.model import Schema
 from pytest_lakebranch.state import State
 from pytest_lakebranch.steps.kinds import parse_all
 from pytest_lakebranch.steps.source import before_migrations
 
 SOURCE = "source"
+FILE = ".json"
+
+
+def is_foreign(wanted: str) -> bool:
+    """Whether it is a server elsewhere or a file, whose owners may be roles that are called otherwise here."""
+    return wanted.startswith(elsewhere.VARIABLE) or wanted.endswith(FILE)
 
 
 def schema_of(wanted: str, *, project: Project, state: State) -> Schema:
     """The schema that ``wanted`` names. Raises LakebranchError."""
+    found = elsewhere.named(wanted, root=Path(project.settings.root), home=state.home)
+    if found is not None:
+        return found
     path = Path(wanted)
-    if wanted.startswith(VARIABLE):
-        return of_variable(wanted.removeprefix(VARIABLE), os.environ)
-    if wanted.startswith(REVISION):
-        return of_revision(wanted.removeprefix(REVISION), root=Path(project.settings.root), home=state.home)
-    if path.suffix == ".json":
-        return of_file(path)
-    return _of_branch(wanted, project, state)
+    return elsewhere.of_file(path) if path.suffix == FILE else _of_branch(wanted, project, state)
 
 
 def _of_branch(wanted: str, project: Project, state: State) -> Schema:

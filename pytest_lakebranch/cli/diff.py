@@ -44,16 +44,17 @@ def _file(text: str) -> Path:
 
 def run(parsed: Namespace) -> int:
     """Print the diff."""
-    from pytest_lakebranch.cli.comparison import schema_of
+    from pytest_lakebranch.cli.comparison import is_foreign, schema_of
     from pytest_lakebranch.cli.project import project, state
     from pytest_lakebranch.schema.diff import compare
     from pytest_lakebranch.schema.files import told
 
     here, home = project(parsed), state(parsed)
     old, new = (schema_of(wanted, project=here, state=home) for wanted in (parsed.old, parsed.new))
-    diff = compare(old, new, old=parsed.old, new=parsed.new)
+    other_roles = any(map(is_foreign, (parsed.old, parsed.new)))
+    diff = compare(old, new, old=parsed.old, new=parsed.new, other_roles=other_roles)
     for path in parsed.output:
-        path.write_text(told(diff, path.suffix), encoding="utf-8")
+        path.write_text(told(diff, path.suffix), encoding="utf-8", errors="backslashreplace")
     facts = diff.to_json()
     facts.pop("version")
     output.show(parsed, facts, [diff.text().rstrip("\n")])

@@ -14,8 +14,8 @@ from pytest_lakebranch import __version__
 from pytest_lakebranch.cli import workplace
 from pytest_lakebranch.cli.advice import Advice, advice
 from pytest_lakebranch.cli.project import Project
+from pytest_lakebranch.cli.trouble import message
 from pytest_lakebranch.config import RUNGS, Rung
-from pytest_lakebranch.errors import LakebranchError
 from pytest_lakebranch.model import ForkPoint
 from pytest_lakebranch.postgres.binaries import find
 from pytest_lakebranch.postgres.connect import connect
@@ -65,12 +65,15 @@ class Findings:
     problems: list[str] = field(default_factory=list)
 
     def tried(self, look: Callable[..., T], *arguments: Any) -> T | None:
-        """What ``look`` returns; an error of ours is a problem to report, and None."""
+        """What ``look`` returns; an error that is no defect is a problem to report, and None."""
         try:
             return look(*arguments)
-        except LakebranchError as error:
-            if str(error) not in self.problems:
-                self.problems.append(str(error))
+        except Exception as error:
+            said = message(error)
+            if said is None:
+                raise
+            if said not in self.problems:
+                self.problems.append(said)
             return None
 
 
@@ -81,7 +84,7 @@ def examine(project: Project) -> Findings:
     machine = found.tried(launch.inspect)
     found.user_namespaces = None if machine is None else machine.namespaces
     state = found.tried(project.state.ensure)
-    found.state = None if state is None else _state(project, state)
+    found.state = None if state is None else found.tried(_state, project, state)
     sockets = found.tried(sockets_root)
     found.sockets = None if sockets is None else str(sockets)
     if machine is not None and state is not None:

@@ -46,7 +46,7 @@ def _read(path: Path, read: Callable[[Path], Values | None]) -> Values | None:
         return read(path)
     except iniconfig.ParseError as error:
         raise ConfigError(f"{error}.") from error
-    except ValueError as error:  # no TOML, or no UTF-8
+    except (ValueError, TypeError, AttributeError) as error:  # no TOML, no UTF-8, or no table where pytest's should be
         raise ConfigError(f"{path} cannot be read: {error}.") from error
 
 

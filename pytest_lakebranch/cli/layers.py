@@ -7,6 +7,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from pytest_lakebranch import amounts
 from pytest_lakebranch.cli import arguments, output
 from pytest_lakebranch.errors import BranchError
 
@@ -55,7 +56,7 @@ def _ls(parsed: Namespace) -> int:
     rows = [_row(layer) for layer in layers]
     lines = output.table(("LAYER", ">SIZE", ">USED", ">BUILT", "POSTGRESQL", "STATE"), rows) if rows else ["no layers"]
     output.show(
-        parsed, facts, [*lines, f"{output.many(len(layers), 'layer')}, {output.size(total)}"][: None if rows else 1]
+        parsed, facts, [*lines, f"{amounts.many(len(layers), 'layer')}, {output.size(total)}"][: None if rows else 1]
     )
     return 0
 

@@ -7,6 +7,7 @@ from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from pytest_lakebranch import amounts
 from pytest_lakebranch.cli import arguments, output
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ def _rows(one: dict[str, Any]) -> Iterator[tuple[str, ...]]:
     sizes = [branch["bytes"] for branch in one["branches"]]
     total = None if None in sizes else sum(sizes)
     name = one["run"][:12]
-    count = output.many(len(sizes), "branch")
+    count = amounts.many(len(sizes), "branch")
     yield name, count, one["state"], output.size(total), output.age(now - one["began"]), one["root"] or ""
     for branch in one["branches"]:
         where = f"{branch['test']} ({branch['worker']})" if branch["test"] else ""

@@ -92,20 +92,13 @@ def check_version(sealed: Path, settings: Settings) -> None:
 
 
 def _psql(endpoint: Endpoint, words: Sequence[str], settings: Settings) -> int:
-    import subprocess
-
+    from pytest_lakebranch.cli import child
     from pytest_lakebranch.postgres.binaries import find
     from pytest_lakebranch.postgres.connect import conninfo
     from pytest_lakebranch.processes import environment_without_pg
 
     program = find(settings.postgres).program("psql")
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for psql
-    try:
-        command = [program, conninfo(endpoint), *words]
-        process = subprocess.Popen(command, env=environment_without_pg(), preexec_fn=arguments.interruptible)  # noqa: PLW1509
-        return process.wait()
-    finally:
-        signal.signal(signal.SIGINT, before)
+    return child.exit_code([program, conninfo(endpoint), *words], environment_without_pg())
 
 
 def _print(parsed: Namespace, endpoint: Endpoint, name: str) -> int:

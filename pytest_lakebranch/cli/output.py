@@ -7,6 +7,8 @@ from argparse import Namespace
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from pytest_lakebranch import amounts
+
 VERSION = 1
 """Of the JSON objects: it changes when a key is renamed or removed, not when one is added."""
 
@@ -17,7 +19,13 @@ def show(parsed: Namespace, facts: dict[str, Any], lines: Iterable[str]) -> None
 
     text = json.dumps({"version": VERSION, **facts}, indent=2) if parsed.json else "\n".join(lines)
     if text:
-        sys.stdout.write(f"{text}\n")
+        sys.stdout.write(f"{_encodable(text)}\n")
+
+
+def _encodable(text: str) -> str:
+    """``text`` with what standard output cannot take, such as a path that is no UTF-8, written with a backslash."""
+    encoding = sys.stdout.encoding or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -37,14 +45,7 @@ def _line(row: Sequence[str], widths: Sequence[int], right: Sequence[bool]) -> s
 
 def size(count: int | None) -> str:
     """Bytes for a person; ``?`` where they were not measured."""
-    if count is None:
-        return "?"
-    amount, unit = float(count), "B"
-    for unit in ("B", "kB", "MB", "GB", "TB"):  # noqa: B007  (the last one is meant)
-        if amount < 1000:
-            break
-        amount /= 1000
-    return f"{amount:.0f} {unit}" if unit in ("B", "kB", "MB") else f"{amount:.1f} {unit}"
+    return "?" if count is None else amounts.size_text(count)
 
 
 def age(seconds: float) -> str:
@@ -53,9 +54,3 @@ def age(seconds: float) -> str:
         if seconds >= 2 * length:
             return f"{seconds / length:.0f} {unit}"
     return f"{max(seconds, 0):.0f} s"
-
-
-def many(count: int, noun: str) -> str:
-    """A count with its noun."""
-    plural = "es" if noun.endswith("ch") else "s"
-    return f"{count} {noun}{'' if count == 1 else plural}"

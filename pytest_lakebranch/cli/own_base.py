@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,12 +50,29 @@ def build(
 
     Raises BaseError, ConfigError and MachineError.
 
-    ``seat`` is led to where the steps work.
+    ``seat`` is led to where the steps work. What they print goes to standard error: standard output is the command's.
     """
     bases = Bases(provider, name=lambda: "base", rebuild=settings.rebuild)
     try:
         tickets = _OwnTickets(bases, find(settings.postgres).directory)
-        key = Builder(tickets, progress, Path(settings.root), seat, settings.lock_seconds).ensure(steps)
+        builder = Builder(tickets, progress, Path(settings.root), seat, settings.lock_seconds)
+        with _printing_to_errors():
+            key = builder.ensure(steps)
         return key, bases.fork_point(key)
     finally:
         bases.close()
+
+
+@contextmanager
+def _printing_to_errors() -> Iterator[None]:
+    """Standard output is standard error until the block ends, also for programs that are started in it."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    try:
+        os.dup2(2, 1)
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(kept, 1)
+        os.close(kept)

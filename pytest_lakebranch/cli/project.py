@@ -74,11 +74,20 @@ class _Quiet(argparse.ArgumentParser):
 def _from_addopts(values: Values, environ: Mapping[str, str], *, only: tuple[Row, ...] = TABLE) -> dict[str, Any]:
     """Options of ours in ``addopts`` and PYTEST_ADDOPTS; those of pytest and of other plugins are passed over."""
     written = values.get("addopts", [])
-    words = [*(shlex.split(written) if isinstance(written, str) else written)]
-    words += shlex.split(environ.get("PYTEST_ADDOPTS", ""))
+    if not isinstance(written, str | list):
+        raise ConfigError(f"addopts: {written!r} is neither text nor a list.")
+    words = _words("addopts", written) if isinstance(written, str) else [*written]
+    words += _words("PYTEST_ADDOPTS", environ.get("PYTEST_ADDOPTS", ""))
     parser = _Quiet(add_help=False, allow_abbrev=False)
     for row in only:
         action = {"flag": "store_true", "list": "append"}.get(row.kind, "store")
         parser.add_argument(row.flag, dest=row.name, action=action, default=None)
     known, _ = parser.parse_known_args([str(word) for word in words])
     return {name: value for name, value in vars(known).items() if value is not None}
+
+
+def _words(place: str, written: str) -> list[str]:
+    try:
+        return shlex.split(written)
+    except ValueError as error:
+        raise ConfigError(f"{place}: {written!r} cannot be split into words: {error}.") from None

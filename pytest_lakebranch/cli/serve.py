@@ -173,18 +173,9 @@ def _announce(parsed: Namespace, found: Handover) -> None:
 
 
 def _command(words: Sequence[str], environment: Mapping[str, str]) -> int:
-    import subprocess
+    from pytest_lakebranch.cli import child
 
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the command
     try:
-        process = subprocess.Popen(words, env=environment, preexec_fn=arguments.interruptible)  # noqa: PLW1509
+        return child.exit_code(words, environment)
     except FileNotFoundError as error:
         raise ConfigError(f"there is no command {words[0]!r}.") from error
-    finally:
-        signal.signal(signal.SIGINT, before)
-    try:
-        return process.wait()
-    finally:
-        if process.poll() is None:
-            process.terminate()
-            process.wait()

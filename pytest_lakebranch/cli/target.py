@@ -123,10 +123,10 @@ def _named(listed: Sequence[RunFacts], wanted: str) -> list[BranchFacts]:
 
 
 def _settings_of(state: State, branch: BranchFacts, project: Project) -> Settings:
-    """Those that the branch's run had; the present directory's where its record is damaged."""
-    if branch.kept is not None:
-        return Settings.from_json(branch.kept.settings)
+    """Those that the branch's run had; the present directory's where its record is damaged or of another version."""
     try:
+        if branch.kept is not None:
+            return Settings.from_json(branch.kept.settings)
         order = json.loads(Path(state.runs, branch.run, "run.json").read_text())
         return Settings.from_json(order["settings"])
     except (OSError, ValueError, KeyError, TypeError):

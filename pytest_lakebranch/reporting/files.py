@@ -50,7 +50,7 @@ def _write(path: Path, report: Report) -> str:
     fresh = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        fresh.write_text(_text(path, report), encoding="utf-8")
+        fresh.write_text(_text(path, report), encoding="utf-8", errors="backslashreplace")
         fresh.replace(path)
     except OSError as error:
         fresh.unlink(missing_ok=True) if fresh.parent.is_dir() else None

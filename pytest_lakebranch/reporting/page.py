@@ -13,10 +13,11 @@ from string import Template
 from typing import TYPE_CHECKING
 
 from pytest_lakebranch import __version__
+from pytest_lakebranch.amounts import many, size_text
 from pytest_lakebranch.model import KeptBranch, Lease, Summary
 from pytest_lakebranch.reporting.timeline import timeline
 from pytest_lakebranch.reporting.tree import HEADS, row, tree
-from pytest_lakebranch.reporting.words import ENDINGS, many, mark, seconds, size, table, text
+from pytest_lakebranch.reporting.words import ENDINGS, mark, seconds, table, text
 
 if TYPE_CHECKING:
     from pytest_lakebranch.reporting.files import Report
@@ -138,7 +139,7 @@ def _kept(kept: Sequence[KeptBranch]) -> str:
             text(one.test),
             text(one.worker),
             f"<code>{text(one.branch)}</code>",
-            size(one.bytes),
+            size_text(one.bytes),
             time.strftime("%Y-%m-%d %H:%M", time.localtime(one.until)),
             f"<code>{text(one.command)}</code>",
         )

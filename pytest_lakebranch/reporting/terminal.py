@@ -9,10 +9,10 @@ from collections.abc import Iterable, Sequence
 
 import pytest
 
+from pytest_lakebranch.amounts import many, size_text
 from pytest_lakebranch.config import Settings, not_default
 from pytest_lakebranch.model import KeptBranch, Lease, ProviderFacts, Summary
 from pytest_lakebranch.reporting.files import Written
-from pytest_lakebranch.reporting.words import size
 
 SLOW = 0.1
 """Seconds of waiting for a branch from which a test is named in the summary."""
@@ -74,7 +74,7 @@ def _base_line(summary: Summary) -> str:
         return f"base from the cache ({where})"
     steps = sum(len(base.steps) for base in built)
     seconds = sum(base.seconds for base in built)
-    return f"base built in {seconds:.1f} s from {_many(steps, 'step')} ({where})"
+    return f"base built in {seconds:.1f} s from {many(steps, 'step')} ({where})"
 
 
 def _leases_line(leases: Sequence[Lease]) -> str:
@@ -88,7 +88,7 @@ def _leases_line(leases: Sequence[Lease]) -> str:
     parts = [f"{count} {ending}" for ending, count in sorted(endings.items())]
     text = f"leases of tests: {sum(endings.values())}" + (f" ({', '.join(parts)})" if parts else "")
     text += f", of these {reasons['destructive']} destructive" if reasons else ""
-    return text + "".join(f"; {_many(count, purpose)}" for purpose, count in sorted(others.items()))
+    return text + "".join(f"; {many(count, purpose)}" for purpose, count in sorted(others.items()))
 
 
 def _reason_lines(leases: Sequence[Lease]) -> list[str]:
@@ -112,7 +112,7 @@ def _kept_lines(kept: Sequence[KeptBranch]) -> list[str]:
         return []
     when = time.strftime("%Y-%m-%d %H:%M", time.localtime(kept[0].until))
     more = [f"  and {len(kept) - NAMED} more: lakebranch ls"] if len(kept) > NAMED else []
-    head = f"kept until {when}: {_many(len(kept), 'branch')}, {size(sum(one.bytes for one in kept))}"
+    head = f"kept until {when}: {many(len(kept), 'branch')}, {size_text(sum(one.bytes for one in kept))}"
     return [head, *(f"  {one.command}" for one in kept[:NAMED]), *more]
 
 
@@ -124,8 +124,3 @@ def _connections_line(leases: Sequence[Lease]) -> str:
     names = ", ".join(dict.fromkeys(lease.test for lease in left[:NAMED]))
     more = f" and {len(left) - NAMED} more" if len(left) > NAMED else ""
     return f"connections left open by tests, and ended: {count} ({names}{more})"
-
-
-def _many(count: int, noun: str) -> str:
-    plural = {"branch": "es", "run": "s"}.get(noun, "s")
-    return f"{count} {noun}{'' if count == 1 else plural}"

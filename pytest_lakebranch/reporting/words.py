@@ -29,22 +29,6 @@ def seconds(value: float) -> str:
     return f"{minutes} min {rest} s"
 
 
-def size(count: float) -> str:
-    """Bytes for a person."""
-    unit = "B"
-    for unit in ("B", "kB", "MB", "GB", "TB"):  # noqa: B007  (the last one is meant)
-        if count < 1000:
-            break
-        count /= 1000
-    return f"{count:.0f} {unit}" if unit in ("B", "kB", "MB") else f"{count:.1f} {unit}"
-
-
-def many(count: int, noun: str) -> str:
-    """A count with its noun."""
-    plural = "es" if noun.endswith("ch") else "s"
-    return f"{count:,} {noun}{'' if count == 1 else plural}"
-
-
 def natural(name: str) -> list[tuple[bool, int, str]]:
     """A key to sort names by, in which gw10 comes after gw9."""
     return [(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in re.findall(r"\d+|\D+", name)]

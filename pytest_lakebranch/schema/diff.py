@@ -67,7 +67,7 @@ class Entry:
 class SchemaDiff:
     """What changed from one schema to another; false when nothing did. ``old`` and ``new`` name them.
 
-    ``notes`` say what holds for so many things that it stands here once.
+    ``notes`` say what is no difference: that an owner is called otherwise throughout, in a database with other roles.
     """
 
     old: str
@@ -76,7 +76,7 @@ class SchemaDiff:
     notes: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
-        return bool(self.entries or self.notes)
+        return bool(self.entries)
 
     def __str__(self) -> str:
         return self.text()
@@ -150,9 +150,15 @@ def _surprises(entries: Iterable[Entry], wanted: Mapping[str, set[str]]) -> Iter
     yield from (f"  missing:      {sign} {title}" for sign, titles in left.items() for title in sorted(titles))
 
 
-def compare(before: Schema, after: Schema, *, old: str = "before", new: str = "after") -> SchemaDiff:
-    """What leads from ``before`` to ``after``."""
-    handed, notes = _handed_over(before, after)
+def compare(
+    before: Schema, after: Schema, *, old: str = "before", new: str = "after", other_roles: bool = False
+) -> SchemaDiff:
+    """What leads from ``before`` to ``after``.
+
+    With ``other_roles`` the two are of clusters whose roles may have other names: an owner who is called otherwise
+    throughout is a note, else it is a difference of each thing.
+    """
+    handed, notes = _handed_over(before, after) if other_roles else ({}, [])
     entries = [entry for entry in _entries(before, after) if not _is_owner_only(entry, handed)]
     entries = [entry for entry in entries if not (entry.thing.follows and _is_inherited(entry, entries))]
     hinted = renames.hints([entry.before for entry in entries if entry.after is None and entry.before], before, after)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -14,7 +15,7 @@ from io import BytesIO
 from pathlib import Path
 
 from pytest_lakebranch.errors import BaseError, ConfigError, MachineError
-from pytest_lakebranch.postgres.connect import connect_read_only
+from pytest_lakebranch.postgres.connect import FOREIGN_SECONDS, connect_to
 from pytest_lakebranch.processes import environment_without_pg
 from pytest_lakebranch.schema.catalog import read
 from pytest_lakebranch.schema.model import Schema
@@ -22,6 +23,21 @@ from pytest_lakebranch.schema.model import Schema
 VARIABLE, REVISION = "env:", "git:"
 OLDEST = 150000
 """What ``server_version`` says of PostgreSQL 15."""
+_DIALECT = re.compile(r"^(postgres\w*)\+\w+:")
+"""SQLAlchemy's URLs also name a driver."""
+_SECRET = ("password", "sslpassword")
+
+
+def named(name: str, *, root: Path, home: Path) -> Schema | None:
+    """The schema that ``env:NAME`` or ``git:REVISION`` means; None when ``name`` is neither.
+
+    ``root`` is the project's directory, ``home`` the state directory. Raises LakebranchError.
+    """
+    if name.startswith(VARIABLE):
+        return of_variable(name.removeprefix(VARIABLE), os.environ)
+    if name.startswith(REVISION):
+        return of_revision(name.removeprefix(REVISION), root=root, home=home)
+    return None
 
 
 def of_file(path: Path) -> Schema:
@@ -42,18 +58,30 @@ def of_variable(name: str, environ: Mapping[str, str]) -> Schema:
     Raises ConfigError and MachineError; neither tells the URL.
     """
     import psycopg
+    from psycopg.conninfo import conninfo_to_dict
 
     if not environ.get(name):
         raise ConfigError(f"env:{name}: the environment variable {name} is not set: it should hold a database's URL.")
     try:
-        with closing(connect_read_only(environ[name])) as connection:
-            if connection.info.server_version < OLDEST:
-                raise MachineError(f"env:{name}: its server is older than PostgreSQL 15, whose catalog is not known.")
-            return read(connection)
-    except psycopg.OperationalError as error:
-        raise MachineError(f"env:{name}: the server cannot be reached: {str(error).strip()}") from None
+        found = conninfo_to_dict(_DIALECT.sub(r"\1:", environ[name]))
     except psycopg.ProgrammingError:
         raise ConfigError(f"env:{name}: what the variable {name} holds is no URL of a PostgreSQL database.") from None
+    parameters = {word: str(value) for word, value in {**found, "connect_timeout": FOREIGN_SECONDS}.items()}
+    try:
+        with closing(connect_to(parameters)) as connection:
+            if connection.info.server_version < OLDEST:
+                raise MachineError(f"env:{name}: its server is older than PostgreSQL 15, whose catalog is not known.")
+            connection.autocommit = True
+            connection.prepare_threshold = None
+            return read(connection)
+    except psycopg.Error as error:
+        raise MachineError(f"env:{name}: it cannot be read: {_masked(str(error).strip(), parameters)}") from None
+
+
+def _masked(text: str, parameters: Mapping[str, str]) -> str:
+    for word in _SECRET:
+        text = text.replace(parameters[word], "***") if parameters.get(word) else text
+    return text
 
 
 def of_revision(revision: str, *, root: Path, home: Path) -> Schema:
@@ -64,7 +92,8 @@ def of_revision(revision: str, *, root: Path, home: Path) -> Schema:
     """
     with tempfile.TemporaryDirectory(prefix="lbgit") as directory:
         place = _exported(revision, root, Path(directory))
-        command = [sys.executable, "-m", "pytest_lakebranch.cli", "schema", "base", "--json", "--home", str(home)]
+        words = ["pytest_lakebranch.cli", "schema", "base", "--json", "--home", str(home)]
+        command = [sys.executable, "-P", "-m", *words]  # else files of the revision hide modules with their names
         done = subprocess.run(
             command, cwd=place, capture_output=True, text=True, check=False, env=environment_without_pg()
         )

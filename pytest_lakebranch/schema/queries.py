@@ -52,7 +52,9 @@ FROM pg_extension x JOIN pg_namespace n ON n.oid = x.extnamespace WHERE x.extnam
 """
 COLLATIONS = f"""
 SELECT 'collation' AS kind, format('%I.%I', n.nspname, c.collname) AS name, '' AS of,
-    c.collprovider::text AS provider, to_jsonb(c) ->> 'collcollate' AS locale,
+    c.collprovider::text AS provider,
+    coalesce(to_jsonb(c) ->> 'colllocale', to_jsonb(c) ->> 'colliculocale', c.collcollate) AS locale,
+    CASE WHEN c.collctype <> c.collcollate THEN c.collctype END AS ctype, to_jsonb(c) ->> 'collicurules' AS rules,
     CASE WHEN c.collisdeterministic THEN NULL ELSE 'yes' END AS nondeterministic,
     {_OWNER.format("c.collowner")}, {_comment("pg_collation", "c.oid")}
 FROM pg_collation c JOIN pg_namespace n ON n.oid = c.collnamespace

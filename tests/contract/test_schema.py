@@ -11,9 +11,11 @@ import pytest
 from schema_objects import CHANGES, ROLES, SCHEMA, Change
 from step_servers import Server
 
+from pytest_lakebranch.errors import MachineError
 from pytest_lakebranch.postgres.connect import connect
 from pytest_lakebranch.schema.catalog import read, within
 from pytest_lakebranch.schema.diff import compare
+from pytest_lakebranch.schema.elsewhere import of_variable
 from pytest_lakebranch.schema.model import KINDS, Schema
 from pytest_lakebranch.steps.base import Workplace
 
@@ -70,3 +72,28 @@ def test_nothing_differs_from_itself(before: tuple[Any, Schema]) -> None:
     assert Schema.from_json(json.loads(json.dumps(old.to_json()))) == old
     assert not compare(old, read(conn))
     assert compare(old, old).text() == "no changes\n"
+
+
+def test_other_locales(before: tuple[Any, Schema]) -> None:
+    """A collation with another locale differs, whichever provider it is of."""
+    conn, _ = before
+    provider, one, other = ("builtin", "C", "C.UTF-8") if conn.info.server_version >= 170000 else ("icu", "de", "fr")
+    make = "CREATE COLLATION tongue (provider = {}, locale = '{}')"
+    diff = compare(changed(conn, make.format(provider, one)), changed(conn, make.format(provider, other)))
+    assert diff.changed == ("collation public.tongue",)
+    assert diff.entries[0].facts == {"locale": (one, other)}
+
+
+def test_a_server_elsewhere(before: tuple[Any, Schema]) -> None:
+    """Its URL may be SQLAlchemy's; what the server refuses to read is said as such, without what is secret."""
+    conn, old = before
+    where = f"/{conn.info.dbname}?host={conn.info.host}&port={conn.info.port}"
+    assert of_variable("SERVER", {"SERVER": f"postgresql+asyncpg://postgres@{where}"}) == old
+    with conn.transaction():
+        conn.execute("CREATE ROLE visitor LOGIN; REVOKE SELECT ON pg_policy FROM PUBLIC")
+    try:
+        with pytest.raises(MachineError) as caught:
+            of_variable("SERVER", {"SERVER": f"postgresql://visitor:pg_policy@{where}"})
+    finally:
+        conn.execute("GRANT SELECT ON pg_policy TO PUBLIC; DROP ROLE visitor")
+    assert str(caught.value) == "env:SERVER: it cannot be read: permission denied for table ***"

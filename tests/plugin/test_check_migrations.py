@@ -238,3 +238,32 @@ def test_without_migrations(project: Project) -> None:
     result = project.run()
     result.assert_outcomes(errors=1)
     told(result, "*there are no migrations: no step of lakebranch_base consists of any.*")
+
+
+def test_two_folders_and_no_place_to_write(shaped: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Migrations of one name have a row each, with their files; a summary that cannot be written is said."""
+    migration(shaped, "0001_init", "CREATE TABLE one ();")
+    shaped.write(more__0001_init_dot_sql="CREATE TABLE two ();")
+    shaped.ini(lakebranch_base=["sql:migrations", "sql:more"], lakebranch_check_migrations="true")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(shaped.path))
+    (shaped.path / "diff.md").touch()
+    result = shaped.run("-k", "applies", "--lakebranch-schema-diff=diff.md", "--lakebranch-schema-diff-from=empty.json")
+    result.assert_outcomes(passed=2)
+    told(result, f"lakebranch migration checks: not written: Is a directory: {shaped.path}")
+    markdown = (shaped.path / "diff.md").read_text()
+    assert "| `0001 init (migrations/0001_init.sql)` | ✅ |" in markdown
+    assert "| `0001 init (more/0001_init.sql)` | ✅ |" in markdown
+
+
+@pytest.mark.parametrize(
+    ("entry", "mean"), [("table-rewrites", "table-rewrite"), ("0002:renaming-colum", "renaming-column")]
+)
+def test_a_rule_that_is_none(project: Project, entry: str, mean: str) -> None:
+    """A rule that is written wrongly is a usage error, unless the project has a configuration of Squawk."""
+    project.write(test_it="def test_it(): pass")
+    project.ini(lakebranch_check_migrations="true")
+    result = project.run(f"--lakebranch-check-migrations-allow={entry}", "test_it.py")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([f"*lakebranch_check_migrations_allow: there is no rule *Did you mean {mean}?"])
+    (project.path / ".squawk.toml").write_text("")
+    project.run(f"--lakebranch-check-migrations-allow={entry}", "test_it.py").assert_outcomes(passed=1)

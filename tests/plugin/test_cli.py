@@ -15,7 +15,7 @@ from tests.plugin.cli_rigs import Command
 from tests.plugin.conftest import Project
 
 PROGRAM = str(Path(sys.executable).with_name("lakebranch"))
-WITHOUT = ("pytest", "_pytest", "psycopg", "filelock", "platformdirs", "inspect")
+WITHOUT = ("pytest", "_pytest", "psycopg", "httpx", "filelock", "platformdirs", "inspect")
 
 
 @pytest.fixture
@@ -36,6 +36,18 @@ finally:
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.stdout.endswith("[]\n"), done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("words", ["ls", "layers ls", "config"])
+def test_listing_imports_no_client(words: str, project: Project) -> None:
+    """What lists files and settings comes without a client of PostgreSQL or of HTTP."""
+    script = (
+        "import sys; from pytest_lakebranch.cli import main; main(sys.argv[1:]); "
+        "assert not {'psycopg', 'httpx'} & set(sys.modules)"
+    )
+    command = [sys.executable, "-c", script, *words.split()]
+    done = subprocess.run(command, cwd=project.path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("words", ["doctor", "ls", "reap", "layers ls", "config", "completion bash"])

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -107,6 +110,7 @@ def test_for_a_person(project: Project, command: Command, monkeypatch: pytest.Mo
         ("[pytest]\nlakebranch_user =\n", "lakebranch_user in ini is set but empty"),
         ("[pytest\n", "pytest.ini"),
         ("[pytest]\naddopts = --lakebranch-user\n", "addopts: argument --lakebranch-user: expected one argument"),
+        ("[pytest]\naddopts = -m 'not slow\n", 'addopts: "-m \'not slow" cannot be split into words: No closing'),
     ],
 )
 def test_mistakes(project: Project, command: Command, monkeypatch: pytest.MonkeyPatch, text: str, message: str) -> None:
@@ -125,3 +129,32 @@ def test_a_damaged_toml_file(project: Project, command: Command, monkeypatch: py
     said = command("config")
     assert said.code == 2
     assert str(project.path / "pyproject.toml") in said.err
+
+
+@pytest.mark.parametrize("text", ["[tool]\npytest = 5\n", "[tool.pytest]\naddopts = 5\n"])
+def test_toml_of_another_shape(project: Project, command: Command, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    """A table that is none, and options that are no list, are wrong usage."""
+    Path(project.path, "pyproject.toml").write_text(text)
+    monkeypatch.chdir(project.path)
+    assert command("config").code == 2
+
+
+def test_an_open_quote_in_the_environment(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PYTEST_ADDOPTS that cannot be split is wrong usage, for every command that looks at it."""
+    monkeypatch.setenv("PYTEST_ADDOPTS", "-k 'a or b")
+    for words in ("config", "ls"):
+        said = command(words)
+        assert (said.code, said.out) == (2, "")
+        assert 'PYTEST_ADDOPTS: "-k \'a or b" cannot be split into words: No closing quotation' in said.err
+
+
+def test_a_path_that_is_no_utf8(tmp_path: Path) -> None:
+    """It is printed all the same, with a backslash for what cannot be encoded."""
+    directory = tmp_path / os.fsdecode(b"caf\xe9")
+    directory.mkdir()
+    (directory / "pytest.ini").write_text("[pytest]\n")
+    command = [sys.executable, "-m", "pytest_lakebranch.cli", "config"]
+    environ = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
+    done = subprocess.run(command, cwd=directory, env=environ, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "caf\\udce9/pytest.ini" in done.stdout

@@ -7,9 +7,11 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from pytest_lakebranch.cli import advice
+from pytest_lakebranch.cli.examination import Findings
 from pytest_lakebranch.config import RUNGS
 from tests.plugin.cli_rigs import Command, layer_directories
 from tests.plugin.conftest import Project, left_behind
@@ -88,3 +90,14 @@ def test_the_advice_can_be_followed(command: Command, tmp_path: Path) -> None:
         subprocess.run(["umount", mount], check=True)
     assert [rung["rung"] for rung in found["rungs"] if rung["chosen"]] == ["snapshot"]
     assert found["advice"] == []
+
+
+def test_errors_that_are_not_ours(tmp_path: Path) -> None:
+    """What the system or PostgreSQL refuses is a problem among the findings; a defect of ours is not hidden."""
+    found = Findings()
+    assert found.tried((tmp_path / "gone").read_text) is None
+    assert found.tried(psycopg.connect, f"host={tmp_path} port=1") is None
+    assert found.problems[0] == f"No such file or directory: {tmp_path / 'gone'}"
+    assert found.problems[1].startswith("PostgreSQL says: ")
+    with pytest.raises(ZeroDivisionError):
+        found.tried(divmod, 1, 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -13,7 +14,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.plugin.cli_rigs import Command
+from pytest_lakebranch.cli import child
+from tests.plugin.cli_rigs import Command, wait_until
 
 LAKEBRANCH = [sys.executable, "-c", "import sys; from pytest_lakebranch.cli import main; sys.exit(main())"]
 
@@ -111,3 +113,33 @@ def test_mistakes(
     assert "Traceback" not in said.err
     assert not (tmp_path / "file" / "inside").exists()
     assert [each.name for each in tmp_path.iterdir()] == ["file"]
+
+
+TRAPPED = """
+import pathlib, signal, sys
+
+def end(*_):
+    pathlib.Path("interrupted").touch()
+    sys.exit(5)
+
+signal.signal(signal.SIGINT, end)
+pathlib.Path("ready").touch()
+signal.pause()
+"""
+
+
+def test_an_interrupt_is_for_the_command(here: Path) -> None:
+    """Ctrl-C reaches command and emulator; the command decides, and its exit code is the whole's."""
+    words = [*LAKEBRANCH, "serve", "--", sys.executable, "-c", TRAPPED]
+    with subprocess.Popen(words, stdout=subprocess.DEVNULL, start_new_session=True) as process:
+        wait_until((here / "ready").exists)
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.wait(timeout=60) == 5
+    assert (here / "interrupted").exists()
+    assert list((here / "home" / "runs").iterdir()) == []
+
+
+def test_the_exit_code_of_a_signal() -> None:
+    """A program that a signal ended has the exit code that a shell would give it."""
+    assert child.exit_code(["sh", "-c", "kill -TERM $$"], os.environ) == 128 + signal.SIGTERM
+    assert child.exit_code(["sh", "-c", "exit 3"], os.environ) == 3

@@ -278,3 +278,15 @@ def test_nonsense(project: Project, setting: str, said: str) -> None:
     result = project.spawn(f"--lakebranch-{setting}")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert said in str(result.stderr)
+
+
+def test_a_note_of_another_version(project: Project, command: Command) -> None:
+    """A branch whose note lacks a setting opens with the settings of the present directory."""
+    project.write(test_it="def test_fails(lakebranch): assert not 'reached'")
+    project.run("--lakebranch-keep=failed").assert_outcomes(failed=1)
+    note = note_of(project)
+    stored = json.loads(note.read_text())
+    stored["settings"].pop("env")
+    note.write_text(json.dumps(stored))
+    said = command("open", "test_it.py::test_fails", *COUNT)
+    assert (said.code, said.out) == (0, "2\n"), said.err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,9 @@ import jsonschema
 import pytest
 
 from pytest_lakebranch.cli import main
+from pytest_lakebranch.config import resolve
+from pytest_lakebranch.model import ProviderFacts
+from pytest_lakebranch.reporting.files import nothing, write_reports
 from tests.plugin.cli_rigs import SCHEMA, standing
 from tests.plugin.conftest import Project
 
@@ -190,3 +194,14 @@ def test_a_host_that_died(project: Project) -> None:
     assert not (project.path / "r.json").exists()
     assert "INTERNALERROR" not in said
     assert main(["reap"]) == 0
+
+
+@pytest.mark.parametrize("name", ["report.html", "report.json"])
+def test_a_path_that_is_no_utf8(tmp_path: Path, name: str) -> None:
+    """The report of a project in a directory whose name is no UTF-8 is written, with a backslash for such a byte."""
+    root = tmp_path / os.fsdecode(b"caf\xe9")
+    settings = resolve(options={"report": [name]}, environ={}, ini={}, root=root)
+    summary = nothing(ProviderFacts("local", "18.1", "embedded", "copy", "asked for"))
+    (written,) = write_reports(settings, summary, run="r")
+    assert written.failure == ""
+    assert "caf\\udce9" in (root / name).read_text()

@@ -117,6 +117,7 @@ def git(project: Project, *words: str) -> None:
 
 def test_diff_from_another_revision(migrated: Project, command: Command) -> None:
     """A pull request that adds a migration is compared with the base as the main branch makes it."""
+    migrated.write(iniconfig="raise SystemExit('a file of the project hides a module')")
     git(migrated, "init")
     git(migrated, "add", ".")
     git(migrated, "commit", "-m", "one")
@@ -127,6 +128,10 @@ def test_diff_from_another_revision(migrated: Project, command: Command) -> None
     assert (migrated.path / "diff.txt").read_text() == "1 added\n+ column public.item.note  text\n"
     said = command("diff", "git:main")
     assert (said.code, said.out) == (0, "1 added\n+ column public.item.note  text\n")
+    migrated.write(more_dot_sql="CREATE TABLE more ()")
+    migrated.write(conftest="def pytest_lakebranch_steps(config): return ['sql:more.sql']")
+    result = migrated.run("--lakebranch-schema-diff=hook.txt", "--lakebranch-schema-diff-from=git:main")
+    result.stdout.fnmatch_lines(["*not written: git:main: *1 more of the steps come from pytest_lakebranch_steps*"])
     said = command("diff", "git:gone")
     assert said.code == 2
     assert "git:gone: git says:" in said.err
@@ -193,3 +198,48 @@ def test_a_base_that_cannot_be_built(migrated: Project, command: Command) -> Non
     assert said.code == 1
     assert "V2__wrong.sql" in said.err
     assert 'relation "gone" does not exist' in said.err
+
+
+DAMAGED = """
+CREATE FUNCTION one() RETURNS int LANGUAGE sql AS 'SELECT 1';
+SET allow_system_table_mods = on;
+UPDATE pg_proc SET prolang = 4242 WHERE proname = 'one';
+"""
+
+
+def test_a_catalog_that_cannot_be_read(project: Project, command: Command) -> None:
+    """What PostgreSQL says is one message."""
+    project.write(damaged_dot_sql=DAMAGED)
+    project.ini(lakebranch_base="sql:damaged.sql")
+    said = command("schema", "base")
+    assert (said.code, said.out) == (1, "")
+    assert said.err == "lakebranch: PostgreSQL says: cache lookup failed for language 4242\n"
+
+
+def test_steps_that_print(project: Project, command: Command) -> None:
+    """What steps and their programs print does not get into the command's own output."""
+    seed = "import os\ndef load(conn):\n    print('printed')\n    os.system('echo echoed')"
+    project.write(seed=seed)
+    project.ini(lakebranch_base="python:seed:load")
+    said = command("schema", "base", "--json")
+    assert said.json["of"] == "base"
+    assert {"printed", "echoed"} <= set(said.err.split())
+
+
+def test_a_step_that_waits_for_a_lock(project: Project, command: Command) -> None:
+    """The command heeds lakebranch_lock_timeout."""
+    seed = """
+    import psycopg
+
+    def load(conn):
+        conn.execute("CREATE TABLE item ()")
+        conn.commit()
+        with psycopg.connect(conn.info.dsn) as other:
+            other.execute("LOCK item")
+            conn.execute("ALTER TABLE item ADD price int")
+    """
+    project.write(locked=seed)
+    project.ini(lakebranch_base="python:locked:load", lakebranch_lock_timeout="1s")
+    said = command("layers", "build")
+    assert said.code == 1
+    assert "python:locked:load waited for a lock for 1 s with" in said.err

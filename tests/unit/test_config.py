@@ -70,6 +70,15 @@ def test_set_but_empty_is_an_error(row: Any, place: str) -> None:
         ({"env": ["X={hots}"]}, "unknown placeholder"),
         ({"env": ["X={host.x}"]}, "unknown placeholder"),
         ({"env": ["X={"]}, "unknown placeholder"),
+        ({"lock_timeout": "0s"}, "lakebranch_lock_timeout: '0s' is no time at all"),
+        ({"deadline": "0m"}, "lakebranch_deadline: '0m' is no time at all"),
+        ({"ttl": "0h"}, "lakebranch_ttl: '0h' is no time at all"),
+        ({"ttl": "forever"}, "lakebranch_ttl: 'forever' is not a span of time such as"),
+        ({"cache_size": "big"}, "lakebranch_cache_size: 'big' is not a size such as 500M or 2G"),
+        ({"cache_size": "-1G"}, "lakebranch_cache_size: '-1G' is not a size"),
+        ({"cache_size": "1.5G"}, "lakebranch_cache_size: '1.5G' is not a size"),
+        ({"cache_size": "10 apples"}, "lakebranch_cache_size: '10 apples' is not a size"),
+        ({"cache_size": "٣G"}, "lakebranch_cache_size: '٣G' is not a size"),
     ],
 )
 def test_nonsense_is_refused(ini: dict[str, Any], says: str) -> None:

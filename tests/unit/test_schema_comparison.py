@@ -163,11 +163,21 @@ def test_databases_with_other_roles() -> None:
     """An owner who is called otherwise throughout is said once."""
     theirs = [Thing("table", name, {"owner": "app"}) for name in ("public.a", "public.b")]
     ours = [Thing("table", name, {"owner": "postgres"}) for name in ("public.a", "public.b")]
-    found = diff(theirs, ours)
+    found = compare(Schema(theirs), Schema(ours), other_roles=True)
     assert found.entries == ()
-    assert found
     assert found.notes == ("what belonged to app belongs to postgres",)
-    assert diff(theirs, [ours[0], theirs[1]]).changed == ("table public.a",)
+    assert found.text().startswith("no changes but of owners\n")
+    assert not found
+    assert found.only()
+    assert compare(Schema(theirs), Schema([ours[0], theirs[1]]), other_roles=True).changed == ("table public.a",)
+
+
+def test_owners_among_the_same_roles() -> None:
+    """In databases with the same roles another owner is a difference, also where all things have it."""
+    found = diff([Thing("table", "public.a", {"owner": "app"})], [Thing("table", "public.a", {"owner": "postgres"})])
+    assert (found.changed, found.notes) == (("table public.a",), ())
+    with pytest.raises(AssertionError, match="not expected: ~ table"):
+        found.only()
 
 
 def test_partitions_follow_their_parent() -> None:
