@@ -14,7 +14,19 @@ import pytest
 
 from pytest_lakebranch import markers, options
 from pytest_lakebranch.errors import ConfigError, LakebranchError
-from pytest_lakebranch.stash import CHANGES, FACTS, REPORTS, RUN, RUN_ID, SEAT, SETTINGS, SUMMARY, TERMINAL, TROUBLE
+from pytest_lakebranch.stash import (
+    AHEAD,
+    CHANGES,
+    FACTS,
+    REPORTS,
+    RUN,
+    RUN_ID,
+    SEAT,
+    SETTINGS,
+    SUMMARY,
+    TERMINAL,
+    TROUBLE,
+)
 
 if TYPE_CHECKING:
     from pytest_lakebranch.config import Settings
@@ -95,6 +107,7 @@ class _Xdist:
         node.workerinput["lakebranch_run"] = config.stash.setdefault(RUN_ID, uuid4().hex)
         node.workerinput["lakebranch_controller"] = asdict(Identity.of(os.getpid()))
         node.workerinput["lakebranch_terminal"] = config.stash[TERMINAL]
+        _start_ahead(config, workers=node.workerinput["workercount"])
         self.users.add(node.gateway.id)
 
     @pytest.hookimpl(optionalhook=True)
@@ -121,6 +134,18 @@ def pytest_sessionstart(session: pytest.Session) -> None:
             config.stash[FACTS] = check(settings)
         except LakebranchError as error:
             raise pytest.UsageError(f"lakebranch: {error}") from None
+        if not config.pluginmanager.hasplugin("dsession"):
+            _start_ahead(config, workers=1)
+
+
+def _start_ahead(config: pytest.Config, *, workers: int) -> None:
+    """Start the host while pytest collects; not where that costs calls to a service."""
+    if AHEAD in config.stash or FACTS not in config.stash or config.stash[SETTINGS].provider != "local":
+        return
+    from pytest_lakebranch.run import start_ahead
+
+    with contextlib.suppress(LakebranchError):  # said to the first test that asks for a branch
+        config.stash[AHEAD] = start_ahead(config, workers=workers)
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
@@ -198,7 +223,10 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 def _finish(config: pytest.Config) -> None:
     xdist = config.pluginmanager.get_plugin("lakebranch_xdist")
-    if RUN not in config.stash and not (xdist and xdist.users):
+    ahead, used = config.stash.get(AHEAD, None), RUN in config.stash or (xdist and xdist.users)
+    if ahead is not None:
+        ahead.leave() if used else ahead.abandon()
+    if not used:
         return
     from pytest_lakebranch.run import run_of
 

@@ -21,6 +21,7 @@ from pytest_lakebranch.building import Builder
 from pytest_lakebranch.config import Settings
 from pytest_lakebranch.environment import Seat, clear_abandoned_seats
 from pytest_lakebranch.errors import ConfigError, HostError, LakebranchError, MachineError
+from pytest_lakebranch.host.ahead import Ahead
 from pytest_lakebranch.host.client import HostClient, connect, connect_or_start
 from pytest_lakebranch.host.run_directory import RunDirectory
 from pytest_lakebranch.model import Endpoint, Grant, Lease, LeaseEnd, Summary
@@ -258,7 +259,7 @@ def finish(directory: RunDirectory, *, worker: str) -> Summary | None:
     try:
         client = connect(directory, worker=worker)
     except OSError:
-        if directory.failure() is None and (directory.path / "alive.lock").exists():
+        if directory.failure() is None and directory.is_claimed:
             raise HostError(
                 "the host of this run was killed before the run ended, so there is no summary. Its servers ended "
                 f"with it; the next run removes what it left in {directory.path}."
@@ -297,6 +298,13 @@ def run_of(config: pytest.Config) -> Run:
     if RUN not in config.stash:
         config.stash[RUN] = Run(config, config.stash[SETTINGS], _place(config), config.stash.get(SEAT, None))
     return config.stash[RUN]
+
+
+def start_ahead(config: pytest.Config, *, workers: int) -> Ahead:
+    """Start the host of the run, in the controller, before anybody asks for a branch. Raises LakebranchError."""
+    settings, place = config.stash[SETTINGS], _place(config)
+    directory = RunDirectory.of(State.at(settings.home).ensure(), place.run)
+    return Ahead(directory, settings, controller=place.controller, workers=workers)
 
 
 def _place(config: pytest.Config) -> Place:

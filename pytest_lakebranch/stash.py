@@ -9,6 +9,7 @@ import pytest
 if TYPE_CHECKING:
     from pytest_lakebranch.config import Settings
     from pytest_lakebranch.environment import Seat
+    from pytest_lakebranch.host.ahead import Ahead
     from pytest_lakebranch.model import ProviderFacts, Summary
     from pytest_lakebranch.reporting.files import Written
     from pytest_lakebranch.run import Run
@@ -19,6 +20,8 @@ RUN: pytest.StashKey[Run] = pytest.StashKey()
 RUN_ID: pytest.StashKey[str] = pytest.StashKey()
 """The run's id: xdist's where tests are distributed, else one of our own; absent while nothing asked for it."""
 FACTS: pytest.StashKey[ProviderFacts] = pytest.StashKey()
+AHEAD: pytest.StashKey[Ahead] = pytest.StashKey()
+"""The host, where it was started before anybody asked for it."""
 SUMMARY: pytest.StashKey[Summary] = pytest.StashKey()
 TROUBLE: pytest.StashKey[str] = pytest.StashKey()
 """Why there is no summary."""

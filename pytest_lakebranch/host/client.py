@@ -27,6 +27,7 @@ from pytest_lakebranch.waiting import Deadline, poll
 
 START_SECONDS = 120.0
 REACH_SECONDS = 10.0
+POLL_SECONDS = 0.005
 
 
 class HostClient:
@@ -200,17 +201,33 @@ def connect_or_start(
     directory.ensure(controller)
     if client := _try_connect(directory, worker):
         return client
-    with FileLock(directory.path / "spawn.lock"):
+    with FileLock(directory.path / "spawn.lock", poll_interval=POLL_SECONDS):
         if failed := directory.failure():  # another worker has tried, and was told
             wire.value(json.loads(failed))
         client = _try_connect(directory, worker)
         if client is None:
             directory.write_order(settings, controller, workers)
-            _start(directory)
+            _start(directory, environment())
             client = poll(lambda: _try_connect(directory, worker), deadline=Deadline(REACH_SECONDS))
     if client is None:
         raise HostError(f"the host was started and cannot be reached. What it said: {last_words(directory.log)}")
     return client
+
+
+def start_unless_claimed(directory: RunDirectory, environment: dict[str, str]) -> None:
+    """Start the host whose order lies in the directory, if nobody has before. Raises what keeps it from starting."""
+    from filelock import FileLock
+
+    with FileLock(directory.path / "spawn.lock", poll_interval=POLL_SECONDS):
+        if not directory.is_claimed:
+            _start(directory, environment)
+
+
+def environment() -> dict[str, str]:
+    """What a host sees of this process's environment; it imports us from where we were imported."""
+    here = str(Path(__file__).parents[2])
+    found = environment_without_pg()
+    return {**found, "PYTHONPATH": os.pathsep.join(filter(None, [here, found.get("PYTHONPATH")]))}
 
 
 def _try_connect(directory: RunDirectory, worker: str) -> HostClient | None:
@@ -220,12 +237,9 @@ def _try_connect(directory: RunDirectory, worker: str) -> HostClient | None:
         return None
 
 
-def _start(directory: RunDirectory) -> None:
+def _start(directory: RunDirectory, environment: dict[str, str]) -> None:
     """Start the host and wait until it serves; an error that keeps it from that is raised here and left for others."""
-    here = str(Path(__file__).parents[2])
-    environment = environment_without_pg()
     import_ahead("psycopg")  # while we wait for the host
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [here, environment.get("PYTHONPATH")]))
     try:
         started = subprocess.run(
             [sys.executable, "-P", "-m", "pytest_lakebranch.host", str(directory.path)],

@@ -80,6 +80,11 @@ class RunDirectory:
             fresh.unlink()
         return descriptor
 
+    @property
+    def is_claimed(self) -> bool:
+        """Whether a host has served this run, or does."""
+        return (self.path / "alive.lock").exists()
+
     def _refuse_second_host(self) -> NoReturn:
         with (self.path / "alive.lock").open() as other:
             fcntl.flock(other, fcntl.LOCK_SH | fcntl.LOCK_NB)
