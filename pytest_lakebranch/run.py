@@ -47,7 +47,7 @@ class Place:
 
 
 class Run:
-    """Opens and ends leases for this process. Nothing is started before the first one."""
+    """Opens and ends leases for this process."""
 
     def __init__(self, config: pytest.Config, settings: Settings, place: Place, seat: Seat | None) -> None:
         self.settings = settings
@@ -68,7 +68,7 @@ class Run:
 
     @property
     def _host(self) -> HostClient:
-        """The line to the host, which is started by the first call in the run."""
+        """The line to the host, which is started by the first call in the run if it was not before."""
         if self._trouble is not None:
             raise self._trouble
         if self._client is None:

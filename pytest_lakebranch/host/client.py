@@ -1,4 +1,4 @@
-"""A worker's line to the host, which is started by whoever calls first."""
+"""A worker's line to the host, which is started by the controller, or by whoever calls first."""
 
 from __future__ import annotations
 
