@@ -1,4 +1,4 @@
-"""``python -m pytest_lakebranch.host RUN_DIRECTORY``: started by the controller, or the first worker that needs a branch."""
+"""``python -m pytest_lakebranch.host RUN_DIRECTORY``: started by the controller, or a worker that needs a branch."""
 
 from pytest_lakebranch.host.server import main
 
