@@ -1,4 +1,4 @@
-"""The order of the checks, and of the work. See REWIND in the design: each line here answers a hazard there."""
+"""The order of the checks, and of the work: each line answers a hazard of tests/contract/test_rewind_hazards.py."""
 
 from __future__ import annotations
 
