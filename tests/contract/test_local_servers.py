@@ -5,14 +5,18 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from local_rigs import Rig
+from rewind_rigs import end_lease
 
 from pytest_lakebranch.errors import BranchError
+from pytest_lakebranch.postgres.connect import connect
 from pytest_lakebranch.processes import kill_if
 from pytest_lakebranch.providers.local.compute import LocalCompute
 from pytest_lakebranch.providers.local.processes import child_pids, close_handles, is_child, is_running, open_handles
@@ -80,3 +84,44 @@ def test_failed_stop_leaves_no_descriptor(local: Rig) -> None:
     with pytest.raises(BranchError, match="did not stop cleanly"):
         compute.server.stop_cleanly(0.0)
     assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+HOSTILE = {
+    "search_path": "app",
+    "default_transaction_read_only": "on",
+    "idle_session_timeout": "300ms",
+    "statement_timeout": "60ms",
+    "lock_timeout": "1ms",
+    "debug_parallel_query": "on",
+    "max_parallel_workers_per_gather": "2",
+    "transaction_timeout": "60ms",
+}
+WRITABLE = "-c default_transaction_read_only=off -c statement_timeout=0 -c transaction_timeout=0"
+MUCH = "create schema app; create table app.item as select g, repeat(md5(g::text), 20) from generate_series(1, 40000) g"
+
+
+def patient(compute: LocalCompute, sql: str) -> list[tuple[Any, ...]]:
+    """Run one statement as a client who may write and has time."""
+    with connect(compute.endpoint, autocommit=True, options=WRITABLE) as client:
+        done = client.execute(sql)
+        return done.fetchall() if done.description else []
+
+
+def test_settings_of_the_user_do_not_reach_our_sessions(local_rig) -> None:
+    """With settings that forbid writing, take longer and end what is idle: built, kept clean, rewound and forked."""
+    settings = tuple(f"{name}={value}" for name, value in HOSTILE.items())
+    with local_rig(settings=settings) as made:
+        compute = made.provider.build("base", None)
+        patient(compute, MUCH)
+        at = made.provider.seal(compute, "hostile0" * 8)
+        branch = made.start(at=at)
+        time.sleep(0.5)
+        assert patient(branch, "select count(*) from item") == [(40000,)]
+        assert end_lease(branch) == ("clean", "")
+        patient(branch, "create table stray (x int)")
+        patient(branch, "delete from item where g < 3")
+        child = made.start("child", branch.fork_point())
+        assert patient(child, "select count(*) from item") == [(39998,)]
+        assert end_lease(branch)[0] == "rewind"
+        branch.mark()
+        assert patient(branch, "select count(*), to_regclass('stray') from item") == [(40000, None)]

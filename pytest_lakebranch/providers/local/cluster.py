@@ -95,7 +95,7 @@ def add_what_rewinding_needs(server: Server, major: int) -> None:
     if major >= requirements.SINCE:
         query = "select name::text from pg_available_extensions where name = any(%s)"
         for (name,) in server.query(query, list(requirements.EXTENSIONS)):
-            server.control.execute(f"create extension {name}")
+            server.control.execute(f"create extension {name} schema public")
 
 
 def set_superuser(server: Server, user: str, *, superuser: bool) -> None:

@@ -9,17 +9,14 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from pytest_lakebranch.directories import remove_tree
 from pytest_lakebranch.errors import BranchError
-from pytest_lakebranch.model import Endpoint
-from pytest_lakebranch.postgres.connect import connect
 from pytest_lakebranch.providers.local import catalog_cache, control_file
 from pytest_lakebranch.providers.local.control_file import SEGMENT, segment_suffix
 from pytest_lakebranch.providers.local.launch import Launcher
 from pytest_lakebranch.providers.local.seal import strip
-from pytest_lakebranch.providers.local.server import MAINTENANCE
+from pytest_lakebranch.providers.local.server import MAINTENANCE, Running, session
 from pytest_lakebranch.providers.local.storage.base import Storage
 from pytest_lakebranch.providers.local.storage.tree import Tree, scan
 
@@ -52,28 +49,19 @@ class Backup:
         return [segment_suffix(at) for at in range(self.first // SEGMENT * SEGMENT, self.end, SEGMENT)]
 
 
-class Running(Protocol):
-    """What a backup needs of a server: it may be another process's."""
-
-    @property
-    def data(self) -> Path:
-        """The data directory, as this process can open it."""
-
-    def endpoint(self, dbname: str) -> Endpoint:
-        """Where to reach a database, as a superuser."""
-
-
 def freeze(server: Running, target: Path, *, storage: Storage) -> Backup:
     """Copy the data directory of a running server to ``target``, consistent once it is recovered.
 
     Clients may write meanwhile. Raises OSError, psycopg.Error or BranchError.
     """
     source = server.data
-    with connect(server.endpoint(MAINTENANCE), autocommit=True) as session:
-        session.execute("select pg_backup_start('lakebranch', fast => true)")
+    with session(server, MAINTENANCE) as backup_session:
+        backup_session.execute("select pg_backup_start('lakebranch', fast => true)")
         storage.copy(source, target, _wanted(scan(source)), live=True)
         _copy_control(source, target)
-        row = session.execute("select lsn::text, labelfile from pg_backup_stop(wait_for_archive => false)").fetchone()
+        row = backup_session.execute(
+            "select lsn::text, labelfile from pg_backup_stop(wait_for_archive => false)"
+        ).fetchone()
     assert row is not None  # noqa: S101  (a function call in SELECT gives one row)
     backup = Backup(label=row[1], first=_start(row[1]), end=_end_of_segment(control_file.position(row[0])))
     _complete(source, target, backup)

@@ -12,7 +12,7 @@ from pytest_lakebranch.model import Endpoint
 from pytest_lakebranch.postgres.connect import connect
 from pytest_lakebranch.providers.local import catalog_cache, control_file
 from pytest_lakebranch.providers.local.disk import disk_full
-from pytest_lakebranch.providers.local.server import Server
+from pytest_lakebranch.providers.local.server import Server, session
 from pytest_lakebranch.providers.local.storage.tree import MADE_BY_SERVERS
 from pytest_lakebranch.waiting import Deadline, poll
 
@@ -89,7 +89,7 @@ def bring_to_rest(server: Server, *, since: int | None = None) -> None:
 def _vacuum_all(server: Server, since: int | None) -> None:
     names = [row[0] for row in server.query("select datname from pg_database where datallowconn")]
     for name in names:
-        with connect(server.endpoint(name), autocommit=True) as connection:
+        with session(server, name) as connection:
             if since is None:
                 connection.execute("vacuum (freeze, analyze)")
                 connection.execute("vacuum (freeze)")  # removes what ANALYZE left in pg_statistic
@@ -97,7 +97,7 @@ def _vacuum_all(server: Server, since: int | None) -> None:
                 _vacuum_changed(connection, server, since)
     server.control.execute("checkpoint")
     for name in names:
-        connect(server.endpoint(name)).close()  # makes the cache of the catalog as it is now
+        session(server, name).close()  # makes the cache of the catalog as it is now
 
 
 def _vacuum_changed(connection: psycopg.Connection[Any], server: Server, since: int) -> None:

@@ -8,13 +8,15 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pytest_lakebranch.errors import BranchError, LakebranchError, MachineError
 from pytest_lakebranch.model import Endpoint
 from pytest_lakebranch.postgres.connect import connect
 from pytest_lakebranch.providers.local.disk import FULL_IN_LOG, disk_full
 from pytest_lakebranch.providers.local.processes import Group
+from pytest_lakebranch.providers.local.server_settings import of_our_sessions
 from pytest_lakebranch.providers.local.storage.base import Place
 from pytest_lakebranch.segments import remove_segment
 from pytest_lakebranch.state import PORT
@@ -34,9 +36,30 @@ CONTROL = {
     "plan_cache_mode": "force_generic_plan",  # the same few statements again and again
     "jit": "off",
 }
-"""Settings of the control connection."""
+"""Settings of the control connection, beyond those of all our sessions."""
 SUPERUSER = "postgres"
 MAINTENANCE = "postgres"
+
+
+class Running(Protocol):
+    """What it takes to work on a server: it may be another process's."""
+
+    @property
+    def data(self) -> Path:
+        """The data directory, as this process can open it."""
+
+    def endpoint(self, dbname: str) -> Endpoint:
+        """Where to reach a database, as a superuser."""
+
+
+def session(
+    server: Running, dbname: str, settings: Mapping[str, str] = MappingProxyType({}), **kwargs: Any
+) -> psycopg.Connection[Any]:
+    """A connection for work of our own, which no setting of the user's changes; keyword arguments are psycopg's."""
+    major = int((server.data / "PG_VERSION").read_text())
+    given = {**of_our_sessions(major), **settings}
+    options = " ".join(f"-c {name}={value}" for name, value in given.items())
+    return connect(server.endpoint(dbname), autocommit=True, options=options, **kwargs)
 
 
 @dataclass(slots=True)
@@ -109,13 +132,8 @@ class Server:
 
         self._prepared.clear()
         try:
-            self.connection = connect(
-                self.endpoint(MAINTENANCE),
-                autocommit=True,
-                prepare_threshold=0,
-                options=" ".join(f"-c {name}={value}" for name, value in CONTROL.items()),
-            )
-        except psycopg.OperationalError as error:
+            self.connection = session(self, MAINTENANCE, CONTROL, prepare_threshold=0)
+        except (psycopg.OperationalError, OSError) as error:
             raise BranchError(f"the server of {self.name} refuses its own superuser: {error}{self._blame()}") from error
 
     def start_failure(self) -> LakebranchError:

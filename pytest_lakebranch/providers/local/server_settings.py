@@ -41,10 +41,29 @@ BUILDING: dict[str, str] = {
 """What differs while a base is built: loading much data has other needs than a short test."""
 
 
+OUR_SESSIONS: dict[str, str] = {
+    "search_path": "public",  # where the extensions are that rewinding uses
+    "default_transaction_read_only": "off",
+    "lock_timeout": "0",
+    "statement_timeout": "0",
+    "idle_session_timeout": "0",
+    "idle_in_transaction_session_timeout": "0",
+    "max_parallel_workers_per_gather": "0",  # then debug_parallel_query does nothing (standard_planner, planner.c)
+}
+"""What lakebranch_settings, and those of roles and databases, must not change in sessions of our own."""
+SINCE_17 = {"transaction_timeout": "0", "event_triggers": "off"}
+"""A login trigger of the user's would write, or refuse."""
+
+
+def of_our_sessions(major: int) -> dict[str, str]:
+    """:data:`OUR_SESSIONS` as far as this version knows them."""
+    return OUR_SESSIONS | (SINCE_17 if major >= 17 else {})
+
+
 def flags(
     *, sockets: Path | None, major: int, own_ipc: bool, user: Mapping[str, str], building: bool = False
 ) -> list[str]:
-    """The ``-c`` flags of a server; the user's settings come last, and so win."""
+    """The ``-c`` flags of a server; the user's settings come last and win, but where, without sockets, we are alone."""
     ours = dict(ALWAYS)
     # Without an IPC namespace of its own, what a killed server held would stay in the system.
     ours["dynamic_shared_memory_type"] = "sysv" if own_ipc else "mmap"
@@ -53,7 +72,8 @@ def flags(
         ours["io_method"] = "sync"  # no worker processes
     if building:
         ours |= BUILDING
-    pairs = [*ours.items(), *user.items()]
+    alone = of_our_sessions(major) if sockets is None else {}
+    pairs = [*ours.items(), *user.items(), *alone.items()]
     return [word for name, value in pairs for word in ("-c", f"{name}={value}")]
 
 

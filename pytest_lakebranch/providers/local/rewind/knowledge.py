@@ -7,11 +7,10 @@ import threading
 from collections import OrderedDict
 from dataclasses import dataclass, field
 
-from pytest_lakebranch.postgres.connect import connect
 from pytest_lakebranch.providers.local.rewind import requirements
 from pytest_lakebranch.providers.local.rewind.manifest import Manifest, Relation
 from pytest_lakebranch.providers.local.rewind.unproven import UnprovenError
-from pytest_lakebranch.providers.local.server import MAINTENANCE, Server
+from pytest_lakebranch.providers.local.server import MAINTENANCE, Server, session
 from pytest_lakebranch.providers.local.storage.base import Sealed
 
 OPEN_FILES = 128
@@ -91,6 +90,5 @@ def learn(server: Server, sealed: Sealed) -> Knowledge:
 
 
 def _catalogs(server: Server, database: str) -> frozenset[int]:
-    # A login trigger of the user's would write.
-    with connect(server.endpoint(database), autocommit=True, options="-c event_triggers=off") as session:
-        return frozenset(row[0] for row in session.execute(CATALOGS, (FIRST_USER_OID,)))
+    with session(server, database) as ours:
+        return frozenset(row[0] for row in ours.execute(CATALOGS, (FIRST_USER_OID,)))
