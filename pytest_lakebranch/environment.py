@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
 import shutil
 import tempfile
@@ -16,7 +14,7 @@ from pytest_lakebranch.postgres.connect import LOOPBACK, placeholders
 from pytest_lakebranch.postgres.port import Port
 from pytest_lakebranch.postgres.refusal import Refusal
 from pytest_lakebranch.processes import Identity
-from pytest_lakebranch.state import PORT, move, sockets_root, write_owner
+from pytest_lakebranch.state import PORT, move, owner_is_gone, sockets_root, write_owner
 
 STRAY = frozenset({"PGHOSTADDR", "PGOPTIONS", "PGSERVICE", "PGSERVICEFILE"})
 """Variables that libpq adds to a URL which says nothing of them (PostgreSQL documentation, 34.15)."""
@@ -96,6 +94,5 @@ class Seat:
 def clear_abandoned_seats() -> None:
     """Remove the places of processes that are gone: a worker that crashed could not do it itself."""
     for directory in sockets_root().glob("s*"):
-        with contextlib.suppress(OSError, ValueError, TypeError):  # it goes away meanwhile, or is being made
-            if Identity(**json.loads((directory / "owner").read_text())).is_gone:
-                shutil.rmtree(directory, ignore_errors=True)
+        if owner_is_gone(directory):
+            shutil.rmtree(directory, ignore_errors=True)

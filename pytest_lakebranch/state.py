@@ -109,13 +109,21 @@ class State:
     def _check_format(self) -> None:
         mark = self.home / "FORMAT"
         if not mark.exists():
-            mark.write_text(f"{FORMAT}\n")
+            self._write_format(mark)
         found = mark.read_text().strip()
         if found != str(FORMAT):
             raise MachineError(
                 f"the state directory {self.home} has format {found!r}, this version knows {FORMAT}. "
                 "Upgrade pytest-lakebranch, or set LAKEBRANCH_HOME to another directory."
             )
+
+    @staticmethod
+    def _write_format(mark: Path) -> None:
+        """At once, for others who come at the same time: whoever sees the mark sees all of it."""
+        handle, fresh = tempfile.mkstemp(dir=mark.parent, prefix="FORMAT.")
+        with open(handle, "w") as file:  # noqa: PTH123  (it is open)
+            file.write(f"{FORMAT}\n")
+        Path(fresh).replace(mark)
 
 
 def default_home(environ: dict[str, str] | None = None) -> Path:
@@ -206,12 +214,18 @@ def write_owner(directory: Path, process: Identity) -> None:
     fresh.replace(directory / OWNER)
 
 
+def owner_of(directory: Path) -> Identity | None:
+    """The process that a directory belongs to; None when it is being made, or is none of ours."""
+    try:
+        return Identity(**json.loads((directory / OWNER).read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
 def owner_is_gone(directory: Path) -> bool:
     """Whether the process that a directory belongs to is surely gone."""
-    try:
-        return Identity(**json.loads((directory / "owner").read_text())).is_gone
-    except (OSError, ValueError, TypeError):  # it is being made, or is none of ours
-        return False
+    owner = owner_of(directory)
+    return owner is not None and owner.is_gone
 
 
 def move(link: Path, target: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from pytest_lakebranch.branches.background import Background
 from pytest_lakebranch.branches.stock import Stock
@@ -65,14 +65,16 @@ class Pool:
             idle = len(self._idle)
         for _ in range(idle + ATTEMPTS - 1):
             compute = self._next()
-            try:
-                compute.mark()
-            except BranchError:  # it died while it was idle; the next one is as good
-                self.give_back(compute, reusable=False)
-            else:
-                return compute
-        compute = self._next()
-        compute.mark()
+            with suppress(BranchError):  # it died while it was idle; the next one is as good
+                return self._marked(compute)
+        return self._marked(self._next())
+
+    def _marked(self, compute: Compute) -> Compute:
+        try:
+            compute.mark()
+        except BaseException:
+            self.give_back(compute, reusable=False)
+            raise
         return compute
 
     def _next(self) -> Compute:
@@ -128,7 +130,7 @@ class Pool:
         """A spare again, or another one in its place."""
         try:
             compute.settle()
-        except BranchError:
+        except BaseException:
             with self._changed:
                 self._starting -= 1
                 self._lent += 1

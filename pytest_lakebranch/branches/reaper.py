@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 import re
 import time
@@ -22,7 +21,7 @@ from pytest_lakebranch import kept
 from pytest_lakebranch.directories import remove_tree
 from pytest_lakebranch.processes import LINUX, Identity, is_server_in, kill_if, maker_is_gone, servers_in
 from pytest_lakebranch.segments import remove_segment
-from pytest_lakebranch.state import CLOUD_RECORD, OWNER, State, sockets_root
+from pytest_lakebranch.state import CLOUD_RECORD, State, owner_of, sockets_root
 from pytest_lakebranch.waiting import Deadline, poll
 
 NOTES_SECONDS = 30 * 86400.0
@@ -154,21 +153,14 @@ def _servers_by_pid_file(directory: Path) -> Iterator[int]:
 
 def _is_abandoned(directory: Path) -> bool:
     """Whether the owner of a directory of this machine is gone; of one that nobody has signed, a minute ago."""
-    owner = _owner(directory)
+    owner = owner_of(directory)
     return _is_unsigned(directory) if owner is None else owner.is_gone
 
 
 def _was_never_claimed(directory: Path) -> bool:
     """Whether nobody is going to lock a run's directory. One that another machine or container made has a minute."""
-    owner = _owner(directory)
+    owner = owner_of(directory)
     return owner.is_gone if owner is not None and owner.is_visible else _is_old(directory)
-
-
-def _owner(directory: Path) -> Identity | None:
-    try:
-        return Identity(**json.loads((directory / OWNER).read_text()))
-    except (OSError, ValueError, TypeError):
-        return None
 
 
 def _is_unsigned(directory: Path) -> bool:

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from local_rigs import Rig
+from local_rigs import Rig, run_sql
 from rewind_rigs import end_lease
 
+from pytest_lakebranch.branches.background import Background
+from pytest_lakebranch.branches.pool import Pool
+from pytest_lakebranch.branches.stock import Fixed
 from pytest_lakebranch.errors import BranchError
 from pytest_lakebranch.postgres.connect import connect
 from pytest_lakebranch.processes import kill_if
 from pytest_lakebranch.providers.local.compute import LocalCompute
 from pytest_lakebranch.providers.local.processes import child_pids, close_handles, is_child, is_running, open_handles
+from pytest_lakebranch.providers.local.rewind.knowledge import Knowledge, learn
+from pytest_lakebranch.providers.local.server import Server
+from pytest_lakebranch.providers.local.storage.base import Sealed
 from pytest_lakebranch.waiting import Deadline, poll
 
 pytest_plugins = ["local_fixtures"]
@@ -125,3 +133,85 @@ def test_settings_of_the_user_do_not_reach_our_sessions(local_rig) -> None:
         assert end_lease(branch)[0] == "rewind"
         branch.mark()
         assert patient(branch, "select count(*), to_regclass('stray') from item") == [(40000, None)]
+
+
+@pytest.fixture
+def dying(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """As often as there are elements in it, a server dies at once when its control connection was opened again."""
+    open_control, deaths = Server.open_control, list[int]()
+
+    def open_and_die(server: Server) -> None:
+        open_control(server)
+        if deaths:
+            deaths.pop()
+            for pid in (*child_pids(server.pid), server.pid):
+                os.kill(pid, signal.SIGKILL)
+            server.process.wait()
+
+    monkeypatch.setattr(Server, "open_control", open_and_die)
+    return deaths
+
+
+def test_death_before_a_spare_is_settled(local: Rig, dying: list[int]) -> None:
+    """A server that dies while its branch becomes a spare again is said to be dead, and another takes its place."""
+    at, names, background = local.base(), itertools.count(), Background()
+    pool = Pool(local.provider, at, name=lambda: f"b{next(names)}", stock=Fixed(0), background=background)
+    with pool.held():
+        for where in (pool, None):
+            compute = pool.take()
+            assert isinstance(compute, LocalCompute)
+            run_sql(compute, "create table stray (x int)")
+            assert end_lease(compute)[0] == "rewind"
+            dying.append(1)
+            if where is None:
+                with pytest.raises(BranchError, match=f"the server of {compute.name} died"):
+                    compute.mark()
+            pool.give_back(compute, reusable=where is not None)
+            with ThreadPoolExecutor(1) as thread:
+                following = thread.submit(pool.take).result(timeout=30)
+            assert following is not compute
+            pool.give_back(following, reusable=False)
+    pool.close()
+    background.close()
+    assert [trouble for trouble in background.troubles if " died" not in trouble] == []
+    assert len(background.troubles) == 1
+
+
+def test_loan_that_could_not_begin_is_over(local: Rig) -> None:
+    """A branch that cannot be marked, however often, is not lent: its fork point can be forgotten."""
+    frozen = local.start().fork_point()
+    background = Background()
+    pool = Pool(local.provider, frozen, name=lambda: "b", stock=Fixed(0), background=background)
+    monkey = pytest.MonkeyPatch()
+    with monkey.context() as patch:
+        patch.setattr(LocalCompute, "settle", kill)
+        with pytest.raises(BranchError, match="died"):
+            pool.take()
+    pool.close()
+    background.close()
+    assert pool._forgotten
+
+
+def test_position_is_asked_before_anything_else(local: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is written while a sealed state is learned of is not taken for a part of it."""
+
+    def learn_and_write(server: Server, sealed: Sealed) -> Knowledge:
+        server.query("select pg_logical_emit_message(false, 'a', 'b', true)")
+        return learn(server, sealed)
+
+    monkeypatch.setattr("pytest_lakebranch.providers.local.compute.learn", learn_and_write)
+    at = local.base("create table learned (x int)", key="learned0" * 8)
+    first, second = local.start("first", at), local.start("second", at)
+    for compute in (first, second):
+        assert end_lease(compute) == ("clean", "")
+
+
+def test_rewinding_does_not_go_by_an_older_look(local: Rig) -> None:
+    """How much was written is asked anew when the end of a lease did not come to it."""
+    compute = local.start()
+    assert compute.change() is None
+    with connect(compute.endpoint, autocommit=True) as client:
+        client.execute("select pg_logical_emit_message(false, 'a', repeat('x', 70 << 20))")
+        assert compute.change() == "a client is connected"
+    assert compute.end_connections() <= 1
+    assert compute.rewind() == "more was written than is worth reading"

@@ -514,6 +514,9 @@ def test_spare_that_was_written_to(branch: Branch) -> None:
     branch.sql("delete from t0", "create table stray (x int)")
     branch.compute.mark()
     assert answers(branch.compute) == branch.known
+    branch.sql("insert into ul (v) values ('stray')")
+    branch.compute.mark()
+    assert answers(branch.compute) == branch.known
     branch.sql("alter system set work_mem = '1MB'")
     with pytest.raises(BranchError, match="configuration changed"):
         branch.compute.mark()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -31,6 +33,23 @@ def test_one_of_a_newer_version(tmp_path: Path) -> None:
     with pytest.raises(MachineError, match="Upgrade"):
         State(tmp_path).ensure()
     assert (tmp_path / "FORMAT").read_text() == str(FORMAT + 1)
+
+
+AT_ONCE = """
+import sys
+from pathlib import Path
+from pytest_lakebranch.state import State
+for number in range(300):
+    State(Path(sys.argv[1], str(number))).ensure()
+"""
+
+
+def test_many_make_it_at_once(tmp_path: Path) -> None:
+    """Workers that use a state directory for the first time at the same time all find a whole mark in it."""
+    command = [sys.executable, "-c", AT_ONCE, str(tmp_path)]
+    runs = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(6)]
+    assert [run.communicate()[1] for run in runs] == [""] * len(runs)
+    assert [path.name for path in tmp_path.glob("*/FORMAT*")] == ["FORMAT"] * 300
 
 
 def test_a_path_too_long_for_postgresql(tmp_path: Path) -> None:

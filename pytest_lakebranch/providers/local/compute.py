@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -15,6 +17,7 @@ from pytest_lakebranch.providers.local.clients import Clients
 from pytest_lakebranch.providers.local.freeze import PAGE_HEADER, Backup
 from pytest_lakebranch.providers.local.processes import Footprint
 from pytest_lakebranch.providers.local.rewind import wal
+from pytest_lakebranch.providers.local.rewind.knowledge import learn
 from pytest_lakebranch.providers.local.rewind.rewinder import Rewinder
 from pytest_lakebranch.providers.local.rewind.unproven import UnprovenError
 from pytest_lakebranch.providers.local.server import Server
@@ -88,6 +91,7 @@ class LocalCompute:
         self._counted: State | None = None
         self._frozen: tuple[ForkPoint, State] | None = None
         self._untouched: Footprint | None = None
+        self._was_lent = False
 
     @property
     def name(self) -> str:
@@ -112,31 +116,41 @@ class LocalCompute:
     def began(self) -> None:
         """Take the present state for that of the sealed one, which the branch was just made from.
 
-        Where the log stands is asked of the first branch of a sealed state; it is the same in all.
+        Where the log stands is asked of the first branch of a sealed state, before anything else is asked of it; it is
+        the same in all. Raises BranchError when the server dies.
         """
         if self.at is None:
             return
-        if self.at.position is None:
-            self.at.position = self._state_or_error().position
-        self._is_home(self.at, self.at.position, self._configuration())
+        with self._death_told():
+            if self.at.position is None:
+                self.at.position = self._state().position
+            if self.at.knowledge is None:
+                self.at.knowledge = learn(self.server, self.at)
+            self._is_home(self.at, self.at.position, self._configuration())
 
     def _is_home(self, at: Sealed, position: int, configuration: Configuration) -> None:
         """Note that the branch is in its sealed state at this position of the log."""
         unlogged = 0 if at.knowledge is None else len(at.knowledge.unlogged)
         state = State(position, 0, 0, configuration, unlogged)
         self._home = self._mark = self._counted = state
+        self._seen = None
         self._frozen = (ForkPoint(at.key, str(at.data)), state)
 
     def mark(self) -> None:
         """See Compute. Where branches cannot be rewound, what was written meanwhile is part of the marked state.
 
-        Where the server has started no process since it was last in the marked state, nobody can have written.
+        Where the server has started no process since it was last in the marked state, nobody can have written. Else the
+        rows of unlogged relations may have changed, unless no client has ever known the address.
         """
         self.settle()
-        if self._untouched is not None and self._untouched == self._clients.footprint():
-            return
-        state = self._counted_state()
-        if self._can_be_rewound and self._home is not None and state != self._home:
+        if self._untouched is None or self._untouched != self._clients.footprint():
+            self._mark_present()
+        self._was_lent = True
+
+    def _mark_present(self) -> None:
+        self._seen = state = self._counted_state()
+        home = self._home
+        if self._can_be_rewound and home is not None and (state != home or (home.unlogged and self._was_lent)):
             reason = self.rewind()
             if reason is not None:
                 raise BranchError(f"{self.name} was written to while nobody had it on lease: {reason}")
@@ -151,6 +165,7 @@ class LocalCompute:
         """See Compute."""
         import psycopg
 
+        self._seen = None
         if not self.server.is_alive:
             return f"server died: {self._last_words()}"
         if self._mark is None:
@@ -186,7 +201,8 @@ class LocalCompute:
         try:
             if self._configuration() != self._home.configuration:
                 return "configuration changed"
-            if self._seen is not None and self._seen.position - self._home.position > LARGEST_LOG:
+            seen = self._seen or self._state()
+            if seen.position - self._home.position > LARGEST_LOG:
                 return "more was written than is worth reading"
             rewinder = Rewinder(self.server, self._clients, self.at, self.at.knowledge)
             position, self._untouched = rewinder.rewind(self._home.position)
@@ -204,10 +220,11 @@ class LocalCompute:
         """See Compute."""
         if not self.is_settled:
             self.server.open_control()
-            self.server.plan(wal.READ, "0/0")  # the catalog's caches are empty: it takes longer than all the rest
-            footprint = self._clients.footprint()
-            if self._counted_state() == self._home:
-                self._untouched = footprint
+            with self._death_told():
+                self.server.plan(wal.READ, "0/0")  # the catalog's caches are empty: it takes longer than all the rest
+                footprint = self._clients.footprint()
+                if self._counted_state() == self._home and not self._home.unlogged:
+                    self._untouched = footprint
 
     def _refusal(self, error: Exception) -> str:
         if not self.server.is_alive or (self.server.connection is not None and self.server.connection.closed):
@@ -265,11 +282,13 @@ class LocalCompute:
         """See Compute."""
         self._owner.take_back(self, disposable=disposable)
 
-    def _state_or_error(self) -> State:
+    @contextlib.contextmanager
+    def _death_told(self) -> Iterator[None]:
+        """For what fails only if the server dies meanwhile: raises BranchError then."""
         import psycopg
 
         try:
-            return self._state()
+            yield
         except (psycopg.Error, OSError) as error:
             raise BranchError(f"the server of {self.name} died: {self._last_words()}") from error
 
@@ -287,10 +306,11 @@ class LocalCompute:
 
     def _counted_state(self) -> State:
         """The present state with its number of unlogged relations; counted again only if the log moved."""
-        state = self._state_or_error()
-        if self._counted is None or self._counted.position != state.position:
-            names = (path.name for path in self.data.glob("base/*/*_init"))
-            self._counted = self._with_unlogged(state, sum(1 for _ in names))
+        with self._death_told():
+            state = self._state()
+            if self._counted is None or self._counted.position != state.position:
+                names = (path.name for path in self.data.glob("base/*/*_init"))
+                self._counted = self._with_unlogged(state, sum(1 for _ in names))
         return self._with_unlogged(state, self._counted.unlogged)
 
     @staticmethod

@@ -15,6 +15,7 @@ import ctypes
 import fcntl
 import json
 import os
+import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -44,6 +45,8 @@ class Layers:
     storage: Storage
     binaries: Binaries
     _locks: dict[Path, int] = field(default_factory=dict)
+    _changing: threading.Lock = field(default_factory=threading.Lock)
+    """For ``_locks``: bases are committed by several threads, and while others close."""
 
     @contextlib.contextmanager
     def building(self, key: str) -> Iterator[None]:
@@ -55,7 +58,7 @@ class Layers:
 
     def find(self, key: str) -> Sealed | None:
         """The layer ``key``, locked against removal; a damaged one is removed and counts as none."""
-        mark = self._read_mark(key)
+        mark = _read_mark(self.directory / key)
         if mark is None:
             return None
         data = self.directory / key / mark["generation"]
@@ -70,15 +73,12 @@ class Layers:
         self._remove_damaged(key, mark["generation"])
         return None
 
-    def _read_mark(self, key: str) -> dict[str, Any] | None:
-        return _read_mark(self.directory / key)
-
     def _remove_damaged(self, key: str, generation: str) -> None:
         """Unless somebody is building the key just now: then the mark may be a new one already."""
         import filelock
 
         with contextlib.suppress(filelock.Timeout), filelock.FileLock(self.directory / f"{key}.lock", timeout=0):
-            mark = self._read_mark(key)
+            mark = _read_mark(self.directory / key)
             if mark is not None and mark["generation"] == generation:
                 (self.directory / key / MARK).unlink()
         self.sweep(key)
@@ -93,7 +93,7 @@ class Layers:
             self._lock(data)
             try:
                 _move(data, generation)
-                self._locks[generation] = self._locks.pop(data)
+                self._moved(data, generation)
                 tree = scan(generation)
                 sync(generation)
                 self._write_mark(generation, tree_facts=_facts(tree.size, {n: e.size for n, e in tree.files.items()}))
@@ -133,8 +133,9 @@ class Layers:
 
     def _lock(self, data: Path) -> bool:
         """Take a shared lock on a directory; False when it is gone. Whoever inspects or removes it lets go soon."""
-        if data in self._locks:
-            return True
+        with self._changing:
+            if data in self._locks:
+                return True
         try:
             handle = os.open(data, os.O_RDONLY | os.O_DIRECTORY)
         except (FileNotFoundError, NotADirectoryError):
@@ -143,20 +144,30 @@ class Layers:
         if not data.exists():  # it was removed while we waited
             os.close(handle)
             return False
-        self._locks[data] = handle
+        with self._changing:
+            if self._locks.setdefault(data, handle) != handle:  # somebody else was at the same
+                os.close(handle)
         return True
 
+    def _moved(self, data: Path, generation: Path) -> None:
+        with self._changing:
+            if data not in self._locks:
+                raise BaseError("the run is ending: no more layers are stored.")
+            self._locks[generation] = self._locks.pop(data)
+
     def _unlock(self, data: Path) -> None:
-        handle = self._locks.pop(data, None)
+        with self._changing:
+            handle = self._locks.pop(data, None)
         if handle is not None:
             os.close(handle)
 
     def close(self) -> None:
         """Let go of all layers; they stay in the cache, but for those that were replaced meanwhile."""
-        keys = {data.parent.name for data in self._locks}
-        for data in list(self._locks):
+        with self._changing:
+            held = list(self._locks)
+        for data in held:
             self._unlock(data)
-        for key in keys:
+        for key in {data.parent.name for data in held}:
             self.sweep(key)
 
 
@@ -213,7 +224,7 @@ def _is_mark(mark: object) -> bool:
 
 
 def _facts(size: int, files: dict[str, int]) -> dict[str, Any]:
-    return {"bytes": size, "unlogged": sum(name.endswith("_init") for name in files), "files": files}
+    return {"bytes": size, "files": files}
 
 
 def sync(directory: Path) -> None:

@@ -35,7 +35,6 @@ from pytest_lakebranch.providers.local.disk import file_time, spread, translated
 from pytest_lakebranch.providers.local.freeze import Backup, freeze, recover
 from pytest_lakebranch.providers.local.places import Places
 from pytest_lakebranch.providers.local.programs import reachable
-from pytest_lakebranch.providers.local.rewind.knowledge import learn
 from pytest_lakebranch.providers.local.server import Server
 from pytest_lakebranch.providers.local.serving import Servers, stopped_on_failure
 from pytest_lakebranch.providers.local.storage.base import Place, Sealed, Storage
@@ -207,8 +206,6 @@ class LocalProvider:
                 server = self._servers.serve(name, place, caches=self._caches(sealed))
                 compute = LocalCompute(self, server, at=sealed, endpoint=self._servers.endpoint(server))
                 with stopped_on_failure(server):
-                    if sealed.knowledge is None:
-                        sealed.knowledge = learn(server, sealed)
                     compute.began()
                     self._describe(name, server, sealed)
         except BaseException:

@@ -19,11 +19,9 @@ from pytest_lakebranch.providers.local.freeze import freeze
 from pytest_lakebranch.providers.local.server import SUPERUSER
 from pytest_lakebranch.providers.local.storage import copying
 from pytest_lakebranch.providers.local.storage.base import Storage
+from pytest_lakebranch.providers.local.storage.overlay import is_opaque
 from pytest_lakebranch.providers.local.storage.tree import NEVER_COPIED, Entry, copy_file, scan
 from pytest_lakebranch.state import PORT, SOCKET_NAME
-
-OPAQUE = "user.overlay.opaque"
-"""The mark of a directory that hides what the sealed files have in its place (overlayfs.rst, "userxattr")."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +98,7 @@ def put_over(upper: Path, target: Path) -> None:
         if stat.S_ISCHR(found.st_mode):
             _remove(path)
         elif stat.S_ISDIR(found.st_mode):
-            if _is_opaque(entry.path):
+            if is_opaque(entry.path):
                 remove_tree(path)
             path.mkdir(mode=0o700, exist_ok=True)
             put_over(Path(entry.path), path)
@@ -110,10 +108,3 @@ def put_over(upper: Path, target: Path) -> None:
 
 def _remove(path: Path) -> None:
     remove_tree(path) if path.is_dir() else path.unlink(missing_ok=True)
-
-
-def _is_opaque(directory: str) -> bool:
-    try:
-        return os.getxattr(directory, OPAQUE) == b"y"
-    except (OSError, AttributeError):
-        return False

@@ -11,7 +11,7 @@ from pytest_lakebranch.errors import BaseError, LakebranchError
 from pytest_lakebranch.model import Endpoint
 from pytest_lakebranch.postgres.connect import connect
 from pytest_lakebranch.providers.local import catalog_cache, control_file
-from pytest_lakebranch.providers.local.disk import disk_full
+from pytest_lakebranch.providers.local.disk import FULL_IN_LOG, disk_full
 from pytest_lakebranch.providers.local.server import Server, session
 from pytest_lakebranch.providers.local.storage.tree import MADE_BY_SERVERS
 from pytest_lakebranch.waiting import Deadline, poll
@@ -155,7 +155,7 @@ def with_words(server: Server, action: Callable[[], Any]) -> None:
 def _sealing_error(server: Server, error: Exception) -> LakebranchError:
     import psycopg
 
-    if isinstance(error, psycopg.errors.DiskFull) or "No space left on device" in f"{error}{server.log_tail()}":
+    if isinstance(error, psycopg.errors.DiskFull) or FULL_IN_LOG in f"{error}{server.log_tail()}":
         return disk_full(server.place.directory, "sealing the base")
     return BaseError(f"the base could not be sealed: {error}")
 

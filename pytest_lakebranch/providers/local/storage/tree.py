@@ -46,11 +46,6 @@ class Tree:
         """Bytes in all files."""
         return sum(entry.size for entry in self.files.values())
 
-    @property
-    def unlogged(self) -> int:
-        """How many relations are unlogged: each has an ``init`` fork, and nothing else has."""
-        return sum(name.endswith("_init") for name in self.files)
-
 
 def scan(root: Path) -> Tree:
     """What lies under ``root`` and belongs into a copy of it. Files that vanish meanwhile are left out."""
