@@ -21,7 +21,6 @@ from pytest_lakebranch.providers.base import Compute
 from pytest_lakebranch.providers.local import (
     branch_file,
     cache,
-    catalog_cache,
     cluster,
     facts,
     keeping,
@@ -37,8 +36,8 @@ from pytest_lakebranch.providers.local.places import Places
 from pytest_lakebranch.providers.local.programs import reachable
 from pytest_lakebranch.providers.local.server import Server
 from pytest_lakebranch.providers.local.serving import Servers, stopped_on_failure
-from pytest_lakebranch.providers.local.storage.base import Place, Sealed, Storage
-from pytest_lakebranch.providers.local.storage.tree import scan
+from pytest_lakebranch.providers.local.states import States
+from pytest_lakebranch.providers.local.storage.base import Place, Sealed, Storage, removed_on_failure
 from pytest_lakebranch.state import State
 
 T = TypeVar("T")
@@ -58,15 +57,19 @@ class LocalProvider:
         self._chosen = storage.choose(settings.storage, directory=run_directory, machine=machine)
         self._storage = self._chosen.storage
         self._launcher = launch.Launcher(machine)
-        self._layers = layers.Layers(state.layers, self._storage, self._binaries)
+        self._states = States(
+            layers.Layers(state.layers, self._storage, self._binaries),
+            self._storage,
+            directory=run_directory / "frozen",
+            recover=self._recover,
+        )
         self._state = state
         self._run_directory = run_directory
         self._servers = Servers(settings, self._binaries, self._launcher, sockets)
         self._places = Places(run_directory / "branches", self._storage)
         self._lock = threading.RLock()
-        self._sealed: dict[str, Sealed] = {}
+        """Taken before that of the states."""
         self._alive: set[LocalCompute] = set()
-        self._forgotten: set[str] = set()
         self._closed = False
         with translated(run_directory, "preparing the run's directory", MachineError):
             for name in DIRECTORIES:
@@ -106,32 +109,20 @@ class LocalProvider:
 
     def cached(self, key: str) -> ForkPoint | None:
         """See Provider."""
-        with self._lock:
-            sealed = self._sealed.get(key) or self._layers.find(key)
-            return None if sealed is None else self._known(sealed)
+        return self._states.cached(key)
 
     def building(self, key: str) -> AbstractContextManager[None]:
         """See Provider."""
-        return self._layers.building(key)
-
-    def _known(self, sealed: Sealed) -> ForkPoint:
-        with self._lock:
-            self._sealed[sealed.key] = sealed
-        return ForkPoint(sealed.key, str(sealed.data))
-
-    def _sealed_at(self, at: ForkPoint) -> Sealed:
-        if self.cached(at.key) is None:
-            raise BranchError(f"there is no layer or frozen present {at.key} ({at.location}): was it removed?")
-        return self._sealed[at.key]
+        return self._states.building(key)
 
     # -- building
 
     def build(self, name: str, at: ForkPoint | None, *, key: str = "") -> Compute:  # noqa: ARG002  (see Provider)
         """See Provider."""
-        sealed = None if at is None else self._sealed_at(at)
+        sealed = None if at is None else self._states.at(at)
         directory = self._run_directory / "building" / uuid.uuid4().hex[:12]
         place = Place(directory, directory / "data")
-        with translated(directory, f"building {name}", BaseError), self._removed_on_failure(directory):
+        with translated(directory, f"building {name}", BaseError), removed_on_failure(self._storage, directory):
             directory.mkdir(mode=0o700)
             self._fill(place, sealed)
             filled = file_time(directory)
@@ -173,7 +164,7 @@ class LocalProvider:
             with translated(self._run_directory, "sealing the base", BaseError):
                 seal.bring_to_rest(local.server, since=local.server.sealed_until)
                 with self._taken_over(local):
-                    return self._known(self._layers.commit(key, local.server.place.data))
+                    return self._states.commit(key, local.server.place.data)
         except BranchError as error:
             raise BaseError(f"the base could not be sealed: {error}") from error
         finally:
@@ -198,12 +189,12 @@ class LocalProvider:
 
     def start(self, name: str, at: ForkPoint) -> Compute:
         """See Provider."""
-        sealed = self._sealed_at(at)
+        sealed = self._states.at(at)
         with translated(self._run_directory, f"making branch {name}"):
             place = self._places.take(sealed)
         try:
             with translated(self._run_directory, f"starting branch {name}"):
-                server = self._servers.serve(name, place, caches=self._caches(sealed))
+                server = self._servers.serve(name, place, caches=self._states.caches(sealed))
                 compute = LocalCompute(self, server, at=sealed, endpoint=self._servers.endpoint(server))
                 with stopped_on_failure(server):
                     compute.began()
@@ -223,12 +214,6 @@ class LocalProvider:
             sockets=str(server.sockets),
             pid=server.pid,
         )
-
-    @staticmethod
-    def _caches(sealed: Sealed) -> dict[str, bytes]:
-        if sealed.caches is None:
-            sealed.caches = catalog_cache.read(sealed.data)
-        return sealed.caches
 
     def _registered(self, compute: LocalCompute) -> LocalCompute:
         with self._lock:
@@ -275,28 +260,21 @@ class LocalProvider:
         )
 
     def adopt(self, doing: str, bring: Callable[[Path, Storage], T]) -> tuple[ForkPoint, T]:
-        """A frozen present made of what ``bring`` puts at the path it is given, and what it returns.
+        """A frozen present made of what ``bring`` puts at the path it is given, and what it returns: see States."""
+        return self._states.adopt(doing, bring)
 
-        That is a data directory as a crash leaves it, or an online backup: its log is replayed here.
-        Raises BranchError or MachineError.
-        """
-        directory = self._run_directory / "frozen" / uuid.uuid4().hex[:12]
-        data = directory / "data"
-        with translated(directory, doing), self._removed_on_failure(directory):
-            directory.mkdir(mode=0o700)
-            brought = bring(data, self._storage)
-            recover(
-                data,
-                launcher=self._launcher,
-                command=self._servers.single(data),
-                database=self._settings.database,
-                log=directory / "log",
-            )
-            return self._known(Sealed(f"frozen-{directory.name}", data, scan(data))), brought
+    def _recover(self, data: Path) -> None:
+        recover(
+            data,
+            launcher=self._launcher,
+            command=self._servers.single(data),
+            database=self._settings.database,
+            log=data.with_name("log"),
+        )
 
     def knows(self, at: ForkPoint) -> bool:
         """See Owner."""
-        return at.key in self._sealed and at.key not in self._forgotten
+        return self._states.knows(at)
 
     def keep(self, compute: LocalCompute, note: Kept) -> Kept:
         """See Owner."""
@@ -307,7 +285,7 @@ class LocalProvider:
             keeping.bring_to_rest(compute.server)
             with translated(place.directory, f"keeping {compute.name}"):
                 note = keeping.leave(
-                    place, sealed, note, target, alone=self._storage if self._is_frozen(sealed) else None
+                    place, sealed, note, target, alone=self._storage if self._states.is_frozen(sealed) else None
                 )
         except BaseException:
             self._put_away(compute, disposable=True)
@@ -339,33 +317,25 @@ class LocalProvider:
 
     def forget(self, at: ForkPoint) -> None:
         """See Provider. Branches that still live keep it until the last of them is discarded."""
-        sealed = self._sealed.get(at.key)
-        if sealed is None or not self._is_frozen(sealed):
-            return
-        with self._lock:
-            self._forgotten.add(at.key)
-        self._remove_forgotten(sealed)
+        sealed = self._states.forget(at)
+        if sealed is not None:
+            self._remove_forgotten(sealed)
 
     def _remove_forgotten(self, sealed: Sealed) -> None:
         with self._lock:
             used = any(compute.at is sealed for compute in self._alive)
-            if sealed.key not in self._forgotten or used:
+            if not self._states.drop_if_unused(sealed, used=used):
                 return
-            self._forgotten.remove(sealed.key)
-            self._sealed.pop(sealed.key, None)
         sealed.close()
         self._places.forget(sealed)
         self._storage.remove(sealed.data.parent)
-
-    def _is_frozen(self, sealed: Sealed) -> bool:
-        return sealed.data.parent.parent == self._run_directory / "frozen"
 
     def close(self) -> None:
         """See Provider. All is tried; raises ExceptionGroup with what could not be removed."""
         with self._lock:
             self._closed = True
             alive = list(self._alive)
-            sealed = list(self._sealed.values())
+        sealed = self._states.present
         failures: list[Exception] = []
         for compute in alive:
             with _gathered(failures):
@@ -375,10 +345,9 @@ class LocalProvider:
         for name in DIRECTORIES:
             with _gathered(failures):
                 self._remove_all(self._run_directory / name)
-        for one in sealed:
-            one.close()
-        self._launcher.close()
-        self._layers.close()
+        for close in (*(one.close for one in sealed), self._launcher.close, self._states.close):
+            with _gathered(failures):
+                close()
         with _gathered(failures):
             cache.limit(self._state.layers, self._settings.cache_bytes, but=[one.key for one in sealed])
         if failures:
@@ -389,20 +358,12 @@ class LocalProvider:
             self._storage.remove(path)
         remove_tree(directory)
 
-    @contextlib.contextmanager
-    def _removed_on_failure(self, directory: Path) -> Iterator[None]:
-        try:
-            yield
-        except BaseException:
-            self._storage.remove(directory)
-            raise
-
 
 @contextlib.contextmanager
 def _gathered(failures: list[Exception]) -> Iterator[None]:
     try:
         yield
-    except (OSError, BranchError, MachineError) as error:
+    except Exception as error:  # noqa: BLE001  (all is tried; raised together in the end)
         failures.append(error)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -81,6 +83,16 @@ class Storage(Protocol):
 
     def remove(self, directory: Path) -> None:
         """Remove ``directory`` with everything in it; nothing there is fine."""
+
+
+@contextlib.contextmanager
+def removed_on_failure(storage: Storage, directory: Path) -> Iterator[None]:
+    """An error in the block removes ``directory`` with everything in it."""
+    try:
+        yield
+    except BaseException:
+        storage.remove(directory)
+        raise
 
 
 def relative(path: Path, start: Path) -> str:
