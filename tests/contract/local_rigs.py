@@ -22,6 +22,7 @@ from pytest_lakebranch.processes import Identity
 from pytest_lakebranch.providers.local.compute import LocalCompute
 from pytest_lakebranch.providers.local.provider import LocalProvider
 from pytest_lakebranch.state import State, sockets_root, write_owner
+from tests.scan import processes
 
 SYSTEM_15 = "/usr/lib/postgresql/15/bin"
 VOLUME_OF = {"snapshot": "btrfs", "reflink": "xfs"}
@@ -141,14 +142,7 @@ def rig(home: Path, *, check: bool = True, **options: Any) -> Iterator[Rig]:
 
 def processes_in(directory: Path) -> list[int]:
     """Processes that work in ``directory``, also in mount namespaces of their own."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        try:
-            if entry.name.isdigit() and (entry / "cwd").readlink().is_relative_to(directory):
-                found.append(int(entry.name))
-        except OSError:
-            continue
-    return found
+    return [process.pid for process in processes() if Path(process.directory).is_relative_to(directory)]
 
 
 def run_sql(compute: LocalCompute, sql: str, *args: object) -> list[tuple[Any, ...]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -16,8 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 # Loaded here, so that pytester's runs in this process need not load them again and again.
 import psycopg  # noqa: F401
 import pytest
@@ -26,6 +23,7 @@ import pytest_lakebranch.preflight
 import pytest_lakebranch.reporting.terminal
 import pytest_lakebranch.run  # noqa: F401
 from pytest_lakebranch.waiting import Deadline, poll
+from tests import scan
 
 NOT_OURS = ("randomly", "django", "asyncio", "hypothesispytest", "faker")
 
@@ -149,15 +147,7 @@ def entries(directory: Path) -> list[str]:
 
 def processes(home: Path) -> list[str]:
     """The hosts and servers that work for the state directory ``home``."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            words = [*process.cmdline(), process.cwd()]
-            if process.pid != os.getpid() and any(str(home) in word for word in words):
-                found.append(f"{process.pid} {' '.join(words)[:150]}")
-        except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
-            continue
-    return found
+    return [f"{process.pid} {process}"[:160] for process in scan.processes() if str(home) in str(process)]
 
 
 def left_behind(home: Path, sockets: Path) -> list[str]:

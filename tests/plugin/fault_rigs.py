@@ -21,8 +21,10 @@ import psutil
 
 from pytest_lakebranch.ledger import entries as ledger_entries
 from pytest_lakebranch.waiting import Deadline, poll
+from tests import scan
 from tests.plugin.conftest import PLAIN, SOON, Project, entries
 
+ZOMBIE = "zombie"
 MARK = "LBFAULT_MARK"
 """A variable in the environment of a run, and so of all that comes of it."""
 PHASES = {
@@ -172,17 +174,16 @@ class Machine:
         return any(word in text for word in self.known)
 
     def processes(self) -> dict[int, str]:
-        """Processes of ours: by a variable, by their words, by where they work."""
-        found = {}
-        for process in psutil.process_iter():
-            with contextlib.suppress(psutil.Error, OSError):
-                words = f"{' '.join(process.cmdline())} in {Path(f'/proc/{process.pid}/cwd').readlink()}"
-                environ = Path(f"/proc/{process.pid}/environ").read_bytes()
-                marked = f"{MARK}={self.mark}".encode() in environ
-                ours = marked or str(self.home) in words or str(self.project) in words
-                if ours and process.pid != os.getpid() and not self._is_known(words):
-                    found[process.pid] = words[:200]
-        return found
+        """Processes of ours: by a variable, by their words, by where they work; and zombies among their children."""
+        present = list(scan.processes())
+        found = {process.pid: str(process)[:200] for process in present if self._is_ours(process)}
+        zombies = [process for process in present if process.state == "Z" and process.parent in found]
+        return found | {process.pid: f"{ZOMBIE} of {process.parent}" for process in zombies}
+
+    def _is_ours(self, process: scan.Process) -> bool:
+        words = str(process)
+        marked = f"{MARK}={self.mark}".encode() in _environ(process.pid)
+        return (marked or str(self.home) in words or str(self.project) in words) and not self._is_known(words)
 
     def mounts(self) -> list[str]:
         """Mounts in our state directory, in the namespaces of all processes."""
@@ -252,6 +253,13 @@ class Machine:
         )
 
 
+def _environ(pid: int) -> bytes:
+    """Empty where it has ended, or is another user's."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/environ").read_bytes()
+    return b""
+
+
 def _age(path: Path) -> float:
     with contextlib.suppress(FileNotFoundError):
         return time.time() - path.stat().st_mtime
@@ -306,8 +314,8 @@ class Trial:
     machine: Machine
     point: Point
 
-    def carry_out(self) -> str:
-        """Start the run, kill, and wait until the run is over; what was killed."""
+    def carry_out(self) -> int:
+        """Start the run, kill, and wait until the run is over; how many processes were killed."""
         (self.project.path / "finishing").unlink(missing_ok=True)
         fresh = self.point.phase == "base being built"
         extra = f"create table extra_{self.point.number} (x int); select pg_sleep(0.2);" if fresh else ""
@@ -317,7 +325,7 @@ class Trial:
         try:
             reached = poll(lambda: self._reached(run, before), deadline=Deadline(60), every=0.002)
             time.sleep(self.point.delay)
-            killed = self._kill(run) if reached else "nothing: the run was over"
+            killed = self._kill(run) if reached else 0
             run.wait(timeout=100)
         finally:
             run.kill()
@@ -343,22 +351,23 @@ class Trial:
             return len(seen) >= self.point.occurrence
         return False
 
-    def _kill(self, run: subprocess.Popen[str]) -> str:
-        chosen = self._victims(run)
-        for pid in chosen:
+    def _kill(self, run: subprocess.Popen[str]) -> int:
+        killed = 0
+        for pid in self._victims(run):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, self.point.signal)
-        return f"{len(chosen)} processes"
+                killed += 1
+        return killed
 
     def _victims(self, run: subprocess.Popen[str]) -> list[int]:
-        ours = self.machine.processes()
+        ours = {pid: words for pid, words in self.machine.processes().items() if not words.startswith(ZOMBIE)}
         workers = [child.pid for child in psutil.Process(run.pid).children()] if run.poll() is None else []
         hosts = [pid for pid, words in ours.items() if "-m pytest_lakebranch.host" in words]
         computes = [pid for pid, words in ours.items() if "/bin/postgres -D" in words or words.startswith("postgres")]
         chance = random.Random(str(self.point))
         of: dict[str, Callable[[], list[int]]] = {
             "worker": lambda: [chance.choice(workers)] if workers else [],
-            "controller": lambda: [run.pid],
+            "controller": lambda: [run.pid] if run.poll() is None else [],
             "host": lambda: hosts,
             "compute": lambda: [chance.choice(sorted(computes))] if computes else [],
             "everything": lambda: list(ours),

@@ -24,6 +24,8 @@ from tests.plugin.fault_rigs import CONFTEST, MARK, NEXT, SUITE, Machine, Point,
 KILLS = int(os.environ.get("FAULT_KILLS", "2"))
 FIRST = int(os.environ.get("FAULT_FIRST", "0"))
 SEED = int(os.environ.get("FAULT_SEED", "3"))
+MANY = 20
+"""Kills from which each phase has been tried more than once."""
 SCHEMA = "create table item (id int); insert into item values (1), (2);"
 
 
@@ -90,9 +92,18 @@ def settled(machine: Machine, before: Present) -> dict[str, object]:
     return found
 
 
+def check_hits(hits: list[tuple[str, int]]) -> None:
+    """A kill that hit nothing proves nothing: most must hit, and some in each phase; of a few at least one."""
+    hit = [phase for phase, killed in hits if killed]
+    assert hit, hits
+    if len(hits) >= MANY:
+        assert {phase for phase, _ in hits} == set(hit), hits
+        assert len(hit) >= 0.7 * len(hits), hits
+
+
 def test_kills(project: Project, machine: Machine, next_run: NextRun, tmp_path: Path) -> None:
     """Nothing is left after the next run, layers are as they were, and a run beside them is green."""
-    failures = []
+    failures, hits = [], []
     with bystander(project, tmp_path / "bystander", machine):
         next_run(1)
         project.spawn("-n", "2").assert_outcomes(passed=15)
@@ -102,10 +113,12 @@ def test_kills(project: Project, machine: Machine, next_run: NextRun, tmp_path: 
             point = Point.of(number, SEED)
             print(f"FAULT_SEED={SEED} {point}", end=": ", flush=True)
             killed = Trial(project, machine, point).carry_out()
+            hits.append((point.phase, killed))
             alive = poll(lambda: None if machine.processes() else True, deadline=Deadline(SOON)) is None
             next_run(1)
             left = settled(machine, before) | ({"outlived": machine.processes()} if alive else {})
             said = project.output if "INTERNALERROR" in project.output else ""
-            print(f"killed {killed}; {'left: ' + str(left) if left else 'nothing left'}{said}", flush=True)
+            print(f"killed {killed} processes; {'left: ' + str(left) if left else 'nothing left'}{said}", flush=True)
             failures += [(str(point), left, said)] if left or said else []
     assert failures == []
+    check_hits(hits)
