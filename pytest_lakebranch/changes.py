@@ -13,7 +13,6 @@ from pytest_lakebranch.schema.files import told
 from pytest_lakebranch.schema.model import Schema
 from pytest_lakebranch.schema.words import summary
 from pytest_lakebranch.state import State
-from pytest_lakebranch.steps.kinds import parse_all
 from pytest_lakebranch.steps.source import before_migrations
 
 SOURCE = "source"
@@ -57,7 +56,7 @@ def diff_of(run: Run) -> SchemaDiff:
 def _before(run: Run, name: str) -> Schema:
     root = Path(run.settings.root)
     if name == SOURCE:
-        steps = parse_all(run.entries, run.settings)
+        steps = run.steps(run.entries)
         return run.schema_of(run.base(run.entries[: before_migrations(steps)]))
     if name.startswith(elsewhere.REVISION) and len(run.entries) != len(run.settings.base):
         raise ConfigError(

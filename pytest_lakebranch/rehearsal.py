@@ -20,7 +20,6 @@ from pytest_lakebranch.postgres.connect import connect
 from pytest_lakebranch.run import Run, told
 from pytest_lakebranch.schema.diff import SchemaDiff, compare
 from pytest_lakebranch.steps.base import Divided, Migration, Unit, Workplace, is_divided, is_migration
-from pytest_lakebranch.steps.kinds import parse_all
 from pytest_lakebranch.steps.locks import watched
 from pytest_lakebranch.steps.prefix import Prefix
 
@@ -57,7 +56,7 @@ class Stage:
             )
         self._run = run
         self._root = Path(run.settings.root)
-        self._steps = parse_all(run.entries, run.settings)
+        self._steps = run.steps(run.entries)
         self._tools = ExitStack()
         self._units: dict[int, Sequence[Unit]] = {}
         self._base: list[Any] = []

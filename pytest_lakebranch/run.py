@@ -29,6 +29,7 @@ from pytest_lakebranch.processes import Identity
 from pytest_lakebranch.progress import Progress
 from pytest_lakebranch.stash import RUN, RUN_ID, SEAT, SETTINGS, TERMINAL
 from pytest_lakebranch.state import PORT, State
+from pytest_lakebranch.steps.base import Step
 from pytest_lakebranch.steps.kinds import parse_all
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ class Run:
         """The key of a base, made by ``entries`` (default: the project's), which is ready when this returns."""
         chosen = tuple(self.entries if entries is None else entries)
         if chosen not in self._bases:
-            steps = parse_all(chosen, self.settings)
+            steps = self.steps(chosen)
             builder = Builder(
                 self._host,
                 Progress(self._place.terminal),
@@ -103,6 +104,10 @@ class Run:
             finally:
                 self.application.lead_again()  # a step's code may have used the application
         return self._bases[chosen]
+
+    def steps(self, entries: Sequence[str | Callable[..., object]]) -> tuple[Step, ...]:
+        """The steps that ``entries`` name. Raises ConfigError."""
+        return parse_all(entries, self.settings, None if self._seat is None else self._seat.endpoint)
 
     @contextmanager
     def application_at(self, endpoint: Endpoint) -> Iterator[None]:

@@ -21,8 +21,8 @@ def ensure(settings: Settings, state: State) -> tuple[str, bool]:
 
     Steps that a ``conftest.py`` supplies by a hook are not known here. Raises LakebranchError.
     """
-    steps = parse_all(settings.base, settings)
     with workplace.provider(settings, state) as provider, _seated(settings) as seat:
+        steps = parse_all(settings.base, settings, None if seat is None else seat.endpoint)
         wanted = Plan.of(steps).keys(provider.root_key)[-1]
         found = None if settings.rebuild else provider.cached(wanted)
         if found is None:

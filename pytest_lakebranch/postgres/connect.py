@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -87,14 +88,6 @@ def connect(endpoint: Endpoint, **kwargs: Any) -> psycopg.Connection[Any]:
     return psycopg.connect(conninfo(endpoint), **kwargs)
 
 
-def connect_to(parameters: Mapping[str, str]) -> psycopg.Connection[Any]:
-    """A connection to a server that is none of ours; no ``PG*`` variable adds to what the parameters say."""
-    import psycopg
-
-    pinned = {name: "" for variable, name in PINNED_WHEN_SET.items() if variable in os.environ}
-    return psycopg.connect(connection_string({**pinned, **parameters}), autocommit=False)
-
-
 async def aconnect(endpoint: Endpoint, **kwargs: Any) -> psycopg.AsyncConnection[Any]:
     """An asynchronous psycopg connection; otherwise as :func:`connect`."""
     import psycopg
@@ -102,10 +95,34 @@ async def aconnect(endpoint: Endpoint, **kwargs: Any) -> psycopg.AsyncConnection
     return await psycopg.AsyncConnection.connect(conninfo(endpoint), **kwargs)
 
 
-def connect_read_only(url: str) -> psycopg.Connection[Any]:
+def parameters_of(url: str) -> dict[str, str]:
+    """What a URL of a server or a connection string says, in libpq's words; SQLAlchemy's ``postgresql+psycopg:`` too.
+
+    ValueError tells what is wrong and nothing of what is written: any part of it may be a password's.
+    """
+    from psycopg import ProgrammingError
+    from psycopg.conninfo import conninfo_to_dict
+
+    try:
+        parameters = conninfo_to_dict(re.sub(r"^(postgres\w*)\+\w+:", r"\1:", url))
+    except ProgrammingError:
+        raise ValueError("is no PostgreSQL URL, nor a connection string of libpq") from None
+    found = {name: str(value) for name, value in parameters.items()}
+    ports = found.get("port", "").split(",")
+    if not all(port.isdecimal() or not port for port in ports) or ("://" in url and "@" in found.get("dbname", "")):
+        raise ValueError(
+            "is no PostgreSQL URL: what stands for its port or its database is none. Characters such as / and @ in a "
+            "password are written as %2F and %40"
+        )
+    return found
+
+
+def connect_read_only(parameters: Mapping[str, str]) -> psycopg.Connection[Any]:
     """An autocommitting connection to a server that is not ours, on which every transaction is read-only."""
     import psycopg
 
-    connection = psycopg.connect(url, autocommit=True, connect_timeout=FOREIGN_SECONDS, prepare_threshold=None)
+    pinned = {name: "" for variable, name in PINNED_WHEN_SET.items() if variable in os.environ}
+    wanted = connection_string({**pinned, **parameters, "connect_timeout": FOREIGN_SECONDS})
+    connection = psycopg.connect(wanted, autocommit=True, prepare_threshold=None)
     connection.execute("SET default_transaction_read_only = on")
     return connection

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
 import tarfile
@@ -15,7 +14,8 @@ from io import BytesIO
 from pathlib import Path
 
 from pytest_lakebranch.errors import BaseError, ConfigError, MachineError
-from pytest_lakebranch.postgres.connect import FOREIGN_SECONDS, connect_to
+from pytest_lakebranch.masking import masked
+from pytest_lakebranch.postgres.connect import connect_read_only, parameters_of
 from pytest_lakebranch.processes import environment_without_pg
 from pytest_lakebranch.schema.catalog import read
 from pytest_lakebranch.schema.model import Schema
@@ -23,8 +23,6 @@ from pytest_lakebranch.schema.model import Schema
 VARIABLE, REVISION = "env:", "git:"
 OLDEST = 150000
 """What ``server_version`` says of PostgreSQL 15."""
-_DIALECT = re.compile(r"^(postgres\w*)\+\w+:")
-"""SQLAlchemy's URLs also name a driver."""
 _SECRET = ("password", "sslpassword")
 
 
@@ -58,21 +56,17 @@ def of_variable(name: str, environ: Mapping[str, str]) -> Schema:
     Raises ConfigError and MachineError; neither tells the URL.
     """
     import psycopg
-    from psycopg.conninfo import conninfo_to_dict
 
     if not environ.get(name):
         raise ConfigError(f"env:{name}: the environment variable {name} is not set: it should hold a database's URL.")
     try:
-        found = conninfo_to_dict(_DIALECT.sub(r"\1:", environ[name]))
-    except psycopg.ProgrammingError:
-        raise ConfigError(f"env:{name}: what the variable {name} holds is no URL of a PostgreSQL database.") from None
-    parameters = {word: str(value) for word, value in {**found, "connect_timeout": FOREIGN_SECONDS}.items()}
+        parameters = parameters_of(environ[name])
+    except ValueError as error:
+        raise ConfigError(f"env:{name}: what the variable {name} holds {error}.") from None
     try:
-        with closing(connect_to(parameters)) as connection:
+        with closing(connect_read_only(parameters)) as connection:
             if connection.info.server_version < OLDEST:
                 raise MachineError(f"env:{name}: its server is older than PostgreSQL 15, whose catalog is not known.")
-            connection.autocommit = True
-            connection.prepare_threshold = None
             return read(connection)
     except psycopg.Error as error:
         raise MachineError(f"env:{name}: it cannot be read: {_masked(str(error).strip(), parameters)}") from None
@@ -81,7 +75,7 @@ def of_variable(name: str, environ: Mapping[str, str]) -> Schema:
 def _masked(text: str, parameters: Mapping[str, str]) -> str:
     for word in _SECRET:
         text = text.replace(parameters[word], "***") if parameters.get(word) else text
-    return text
+    return masked(text)
 
 
 def of_revision(revision: str, *, root: Path, home: Path) -> Schema:

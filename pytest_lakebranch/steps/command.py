@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pytest_lakebranch.errors import BaseError, ConfigError
+from pytest_lakebranch.masking import masked
 from pytest_lakebranch.steps import files, hints, programs
 from pytest_lakebranch.steps.base import Workplace
 from pytest_lakebranch.steps.failures import indented
-from pytest_lakebranch.steps.secrets import masked
 from pytest_lakebranch.steps.toolbox import application_environment
 
 LAST_LINES = 20
@@ -49,7 +49,7 @@ class CommandStep:
         said = "\n".join(lines[-LAST_LINES:]) or "it said nothing"
         how = f"status {done.status}" if done.status > 0 else f"signal {-done.status}"
         more = f" (the last {LAST_LINES} of {len(lines):,} lines)" if len(lines) > LAST_LINES else ""
-        told = "\n".join([f"{self.label} failed with {how}{more}:", indented(said), hints.advice(said, place)])
+        told = "\n".join([f"{self.label} failed with {how}{more}:", indented(said), hints.advice(done.output, place)])
         return BaseError(told.rstrip())
 
 

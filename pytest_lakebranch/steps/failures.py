@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pytest_lakebranch.errors import BaseError
+from pytest_lakebranch.masking import masked
 
 LINES = 10
 CHARACTERS = 500
@@ -20,10 +21,10 @@ class Failure:
 
 
 def base_error(label: str, failure: Failure, advice: str = "") -> BaseError:
-    """The error that a step raises; ``advice`` is what the user may do about it."""
-    parts = [f"{label} failed at {failure.where}:", indented(failure.message)]
+    """The error that a step raises, without the secrets in what failed; ``advice`` is what the user may do about it."""
+    parts = [f"{label} failed at {failure.where}:", indented(masked(failure.message))]
     if failure.statement:
-        parts += ["statement:", indented(shortened(failure.statement))]
+        parts += ["statement:", indented(shortened(masked(failure.statement)))]
     if advice:
         parts.append(advice)
     return BaseError("\n".join(parts))

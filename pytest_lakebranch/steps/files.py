@@ -19,12 +19,14 @@ from pytest_lakebranch.steps.notes import Notes
 @dataclass(frozen=True, slots=True)
 class Application:
     """The application under test, as far as steps run its code: the role and database it connects to, and how it is
-    told where they are (the variables of ``lakebranch_env``, for an endpoint).
+    told where they are (the variables of ``lakebranch_env``, for an endpoint). ``port`` is the loopback port of this
+    process that they name instead, if it has one; whoever runs a step has led it to where that works.
     """
 
     user: str = "postgres"
     database: str = "app"
     variables: Callable[[Endpoint], Mapping[str, str]] = field(default=lambda _endpoint: {}, compare=False)
+    port: Endpoint | None = field(default=None, compare=False)
 
     @property
     def names(self) -> frozenset[str]:

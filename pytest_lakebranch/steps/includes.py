@@ -29,6 +29,7 @@ def included(file: Path, *, cwd: Path, label: str) -> list[tuple[str, Path]]:
     A missing one is in the list: only psql knows whether it would have been read.
     """
     found: dict[Path, str] = {}
+    file = _normal(file)
     waiting = [file]
     while waiting:
         for name, path, is_sql in _read_by(waiting.pop(), cwd, label):
@@ -52,12 +53,17 @@ def _named_in(text: bytes, folder: Path, cwd: Path) -> Iterator[tuple[str, Path,
     for match in _INCLUDE.finditer(text):
         if name := _unquoted(match["name"]):
             base = folder if match["command"] in _RELATIVE else cwd
-            yield name, base / Path(name).expanduser(), match["command"] != b"lo_import"
+            yield name, _normal(base / Path(name).expanduser()), match["command"] != b"lo_import"
     for sign, pattern in ((b"\\copy", _COPY), (b"'/", _SERVER_COPY)):
         for match in pattern.finditer(text) if sign in text else ():
             name = _unquoted(match["name"])
             if name and name.lower() not in _NOT_FILES:
-                yield name, cwd / Path(name).expanduser(), False
+                yield name, _normal(cwd / Path(name).expanduser()), False
+
+
+def _normal(path: Path) -> Path:
+    """Without ``..``, by the spelling, as psql does it (canonicalize_path in PostgreSQL's src/port/path.c)."""
+    return Path(os.path.normpath(path))
 
 
 def _unquoted(raw: bytes) -> str:

@@ -38,10 +38,14 @@ GRAMMAR = (
 _SUFFIX = re.compile(r"^(?P<what>.*?)(?:\s+inputs=(?P<globs>.*))?$", re.DOTALL)
 
 
-def parse_all(entries: Iterable[Entry], settings: Settings) -> tuple[Step, ...]:
-    """The steps for all entries, in their order; ConfigError for the first that is wrong."""
+def parse_all(entries: Iterable[Entry], settings: Settings, seat: Endpoint | None = None) -> tuple[Step, ...]:
+    """The steps for all entries, in their order; ConfigError for the first that is wrong.
+
+    ``seat`` is where the variables of ``lakebranch_env`` lead in this process, if it has such a place.
+    """
     notes = Notes(State.at(settings.home).notes)
-    application = Application(settings.user, settings.database, partial(variables, settings))
+    port = seat if settings.listen == "tcp" else None
+    application = Application(settings.user, settings.database, partial(variables, settings), port)
     return tuple(parse(entry, root=Path(settings.root), notes=notes, application=application) for entry in entries)
 
 

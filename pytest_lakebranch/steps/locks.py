@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from pytest_lakebranch.errors import BaseError
+from pytest_lakebranch.masking import masked
 from pytest_lakebranch.postgres.connect import connect
 from pytest_lakebranch.steps.base import Workplace
 from pytest_lakebranch.steps.failures import indented, shortened
@@ -59,9 +60,9 @@ def _told(wanted: str, holder: list[Any]) -> str:
     pid, application, state, query, seconds = holder
     age = "" if seconds is None else f", in a transaction of {float(seconds):.0f} s"
     return (
-        f"{indented(shortened(wanted))}\n"
+        f"{indented(shortened(masked(wanted)))}\n"
         f"It is held by process {pid} ({application or 'without a name'}, {state}{age}), whose last statement is\n"
-        f"{indented(shortened(query))}\n"
+        f"{indented(shortened(masked(query)))}\n"
         "Commit or roll back that transaction before the step needs the lock: code that a migration imports may hold a "
         "connection of its own. lakebranch_lock_timeout is how long a step may wait."
     )

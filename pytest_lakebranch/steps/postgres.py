@@ -5,6 +5,7 @@ By pg_dump and pg_restore, both with several connections. The original is opened
 
 from __future__ import annotations
 
+import csv
 import os
 import re
 import shutil
@@ -17,13 +18,13 @@ from pathlib import Path
 
 from pytest_lakebranch import amounts
 from pytest_lakebranch.errors import BaseError, ConfigError
-from pytest_lakebranch.postgres.connect import connect, connect_to
+from pytest_lakebranch.masking import masked
+from pytest_lakebranch.postgres.connect import connect, parameters_of
 from pytest_lakebranch.processes import Identity
 from pytest_lakebranch.state import owner_is_gone, write_owner
 from pytest_lakebranch.steps import dump, files, hints, programs, roles
 from pytest_lakebranch.steps.base import Workplace
 from pytest_lakebranch.steps.failures import Failure, base_error
-from pytest_lakebranch.steps.secrets import masked
 
 READ_ONLY = "-c default_transaction_read_only=on"
 TIMEOUT = "15"
@@ -31,7 +32,8 @@ TIMEOUT = "15"
 NOT_WHERE = ("password", "sslpassword", "connect_timeout", "application_name")
 """Parameters that say nothing of which database it is, or as whom."""
 WORDS = ("schemas", "tables", "refresh")
-_FOREIGN = """
+_LOOK = """
+SELECT current_setting('server_version_num'), '' UNION ALL
 SELECT n.nspname || ' ' || c.relname || ' ' || k.conname, rn.nspname || '.' || r.relname
 FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace
 JOIN pg_class r ON r.oid = k.confrelid JOIN pg_namespace rn ON rn.oid = r.relnamespace WHERE k.contype = 'f'"""
@@ -91,36 +93,32 @@ class PostgresStep:
 
     def _source(self) -> dict[str, str]:
         """The connection's parameters, in libpq's words."""
-        from psycopg import ProgrammingError
-        from psycopg.conninfo import conninfo_to_dict
-
         url = os.environ.get(self.variable, "")
         if not url:
             raise ConfigError(f"{self.label}: the environment variable {self.variable} is not set.")
         try:
-            parameters = conninfo_to_dict(re.sub(r"^(postgres\w*)\+\w+:", r"\1:", url))
-        except ProgrammingError as error:
-            raise ConfigError(f"{self.label}: {self.variable} is no PostgreSQL URL: {masked(str(error))}") from None
-        found = {name: str(value) for name, value in parameters.items()}
+            found = parameters_of(url)
+        except ValueError as error:
+            raise ConfigError(f"{self.label}: {self.variable} {error}.") from None
         found["options"] = f"{found.get('options', '')} {READ_ONLY}".strip()
         return {"connect_timeout": TIMEOUT, **found}
 
     def _look_at(self, source: dict[str, str], place: Workplace) -> list[tuple[str, str]]:
-        """The foreign keys of the original; BaseError when it cannot be reached or is too new for our programs."""
-        import psycopg
+        """The foreign keys of the original, by psql, which finds it as pg_dump will.
 
-        try:
-            with connect_to(source) as conn:
-                version = conn.info.server_version
-                foreign = conn.execute(_FOREIGN).fetchall()
-        except psycopg.Error as error:
-            raise BaseError(
-                f"{self.label}: the server that {self.variable} names cannot be read: {masked(str(error)).strip()}"
-            ) from None
+        BaseError when it cannot be reached or is too new for our programs.
+        """
+        options = ("--no-psqlrc", "--no-password", "--csv", "--tuples-only", "--set=ON_ERROR_STOP=1")
+        done = programs.run_against(source, place, "psql", *options, f"--command={_LOOK}", cwd=place.root)
+        if done.status:
+            said = masked(done.errors).strip().removeprefix("psql: error: ")
+            raise BaseError(f"{self.label}: the server that {self.variable} names cannot be read: {said}")
+        (told, _), *foreign = csv.reader(done.output.splitlines(keepends=True))
+        version = int(told)
         if version // 10000 > place.binaries.major:
             shown = f"{version // 10000}.{version % 10000}"
             raise BaseError(f"{self.label}: {hints.newer_server(shown, place)}")
-        return foreign
+        return [(name, target) for name, target in foreign]
 
     def _dump(self, source: dict[str, str], into: Path, place: Workplace) -> None:
         jobs = f"--jobs={dump.jobs()}"

@@ -37,13 +37,15 @@ def run(place: Workplace, name: str, *arguments: str, cwd: Path, output: bool = 
 
 
 def run_against(source: Mapping[str, str], place: Workplace, name: str, *arguments: str, cwd: Path) -> Outcome:
-    """Run one of PostgreSQL's programs of ``place`` against another server, whose password is in no argument."""
+    """Run one of PostgreSQL's programs of ``place`` against another server, whose password is in no argument, and which
+    no ``PG*`` variable of ours leads elsewhere.
+    """
     public = {key: value for key, value in source.items() if key not in ("password", "sslpassword")}
     environ = _environment()
     if "password" in source:
         environ["PGPASSWORD"] = source["password"]
     command = [program(place, name), f"--dbname={connection_string(public)}", *arguments]
-    return _finished(command, cwd, environ, subprocess.DEVNULL, subprocess.PIPE)
+    return _finished(command, cwd, environ, subprocess.PIPE, subprocess.PIPE)
 
 
 def execute(command: list[str], *, cwd: Path, environ: dict[str, str]) -> Outcome:

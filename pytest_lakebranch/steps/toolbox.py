@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_lakebranch.errors import BaseError, ConfigError
+from pytest_lakebranch.masking import masked
 from pytest_lakebranch.model import Endpoint
 from pytest_lakebranch.postgres.connect import url
 from pytest_lakebranch.processes import Identity, environment_without_pg
@@ -30,7 +31,6 @@ from pytest_lakebranch.steps import hints
 from pytest_lakebranch.steps.base import Workplace
 from pytest_lakebranch.steps.failures import Failure, base_error
 from pytest_lakebranch.steps.files import Application, Inputs
-from pytest_lakebranch.steps.secrets import masked
 
 LAST_LINES = 20
 
@@ -109,7 +109,7 @@ class Toolbox:
         if "refused" in answer:
             text = f"{self.inputs.label}: {answer['refused']}"
             raise (ConfigError if place is None else BaseError)(text)
-        failure = Failure(**{name: masked(text) for name, text in answer["failed"].items()})
+        failure = Failure(**answer["failed"])
         advice = hints.of_python(failure.message) or (hints.advice(failure.message, place) if place else "")
         raise base_error(self.inputs.label, failure, advice)
 
@@ -149,7 +149,13 @@ class Process:
         with theirs:
             process = _spawned(kit, application_environment(inputs.application, endpoint), theirs, directory)
         started = cls(inputs.label, seat, directory, process, line, line.makefile("rw"))
-        where = {"host": endpoint.host, "port": endpoint.port, "user": endpoint.user, "database": endpoint.dbname}
+        where = {
+            "host": endpoint.host,
+            "port": endpoint.port,
+            "user": endpoint.user,
+            "database": endpoint.dbname,
+            "loopback": inputs.application.port and [inputs.application.port.host, inputs.application.port.port],
+        }
         path = [str(kit.cwd), str(inputs.root), *sys.path]
         started._send({"path": path, "root": str(inputs.root), "arguments": {**kit.arguments, "where": where}})
         return started

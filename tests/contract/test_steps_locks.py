@@ -26,7 +26,7 @@ def seed(place: Workplace) -> Callable[[psycopg.Connection], None]:
         conn.commit()
         with connect(place.endpoint, application_name="the shop's pool") as other:
             other.execute("LOCK item")
-            conn.execute("ALTER TABLE item ADD price int")
+            conn.execute("ALTER TABLE item ADD price int; CREATE ROLE app PASSWORD 'hunter2'")
 
     return load
 
@@ -40,7 +40,8 @@ def test_blocker_is_shown(place: Workplace, server: Server) -> None:
     ):
         seed(place)(conn)
     message = str(caught.value)
-    assert message.startswith("python:seed waited for a lock for 0.2 s with\n    ALTER TABLE item ADD price int\n")
+    assert message.startswith("python:seed waited for a lock for 0.2 s with\n    ALTER TABLE item ADD price int; ")
+    assert "CREATE ROLE app PASSWORD ***\n" in message
     assert "(the shop's pool, idle in transaction, in a transaction of " in message
     assert "whose last statement is\n    LOCK item\n" in message
     assert server.clients_of(place) == 0

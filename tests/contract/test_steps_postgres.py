@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from step_servers import Server, rows
 
 from pytest_lakebranch.errors import BaseError, ConfigError
 from pytest_lakebranch.postgres.connect import connect
+from pytest_lakebranch.schema.elsewhere import of_variable
 from pytest_lakebranch.steps.base import Workplace
 from pytest_lakebranch.steps.kinds import parse
 from pytest_lakebranch.steps.notes import Notes
@@ -51,6 +54,10 @@ def place(embedded_server: Server, tmp_path: Path) -> Workplace:
 def _owns(conn: Any) -> bool:
     found = conn.execute("SELECT FROM pg_shdepend d JOIN pg_roles r ON r.oid = d.refobjid WHERE rolname = 'clerk'")
     return bool(found.fetchall())
+
+
+def _schema(_root: Path) -> object:
+    return of_variable("PROD_URL", os.environ)
 
 
 def transactions(place: Workplace) -> int:
@@ -131,6 +138,33 @@ def test_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, entry: str, ur
     with pytest.raises(ConfigError) as caught:
         parse(entry, root=tmp_path)
     assert says in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["host=db password=my pa55word", "postgresql://me:pa55/word@db/x", "postgresql://me:12/pa55word@db/x", "pa55word"],
+)
+@pytest.mark.parametrize("ask", [lambda root: parse("postgres:PROD_URL", root=root), _schema], ids=["copy", "schema"])
+def test_malformed_url_is_not_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str, ask: Callable[[Path], object]
+) -> None:
+    """A part of it that is taken for a port, a database or an option may be a password's."""
+    monkeypatch.setenv("PROD_URL", url)
+    with pytest.raises(ConfigError, match="is no PostgreSQL URL") as caught:
+        ask(tmp_path)
+    assert "pa55" not in str(caught.value)
+    assert "word@" not in str(caught.value)
+
+
+def test_libpq_variables_do_not_count(
+    source: Workplace, place: Workplace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the URL leaves open is the same for looking and for copying, whatever variables there are."""
+    monkeypatch.setenv("PROD_URL", f"dbname={source.endpoint.dbname} user=postgres host={source.endpoint.host}")
+    for name, value in {"PGPORT": "1", "PGUSER": "nobody", "PGSSLMODE": "verify-full"}.items():
+        monkeypatch.setenv(name, value)
+    parse("postgres:PROD_URL", root=tmp_path).apply(place)
+    assert rows(place, "SELECT count(*) FROM stock.item") == [(1000,)]
 
 
 def test_fingerprint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

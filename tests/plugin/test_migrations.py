@@ -6,7 +6,13 @@ import json
 
 import pytest
 
-from tests.contract.migration_projects import alembic_project, alembic_revision, django_migration, django_project
+from tests.contract.migration_projects import (
+    ENV_PY,
+    alembic_project,
+    alembic_revision,
+    django_migration,
+    django_project,
+)
 from tests.plugin.conftest import Project
 
 TEST = """
@@ -63,6 +69,18 @@ def test_django(project: Project) -> None:
     assert step.startswith("django:site_d.settings (2 of ")  # the new one, and what follows the last
     assert steps_of(project) == []
     assert (project.path / "columns").read_text() == "id name"
+
+
+def test_alembic_with_a_port(project: Project) -> None:
+    """An env.py that takes the application's variable works on a loopback port too, also when it is tried out."""
+    url = "os.environ['DATABASE_URL'].replace('postgresql:', 'postgresql+psycopg:')"
+    wanted = f"import os\n    engine = sqlalchemy.create_engine({url}, poolclass=pool.NullPool)"
+    env = ENV_PY.replace('engine = engine_from_config(settings, prefix="sqlalchemy.", poolclass=pool.NullPool)', wanted)
+    versions = alembic_project(project.path, env=env.replace("import asyncio", "import asyncio\n\nimport sqlalchemy"))
+    alembic_revision(versions, "a1", None, "CREATE TABLE item (id int)")
+    project.ini(lakebranch_base="alembic:alembic.ini", lakebranch_env="DATABASE_URL", lakebranch_listen="tcp")
+    result = project.spawn("--lakebranch-check-migrations", "-k", "0 or applies")
+    result.assert_outcomes(passed=2)
 
 
 def test_lock_that_is_never_given_back(project: Project) -> None:

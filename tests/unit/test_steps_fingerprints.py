@@ -215,3 +215,13 @@ def test_callable_without_source_is_refused(tmp_path: Path) -> None:
 def test_sizes_are_short(count: int, text: str) -> None:
     """Sizes are shown in at most four digits and a unit."""
     assert size_text(count) == text
+
+
+def test_files_that_include_each_other_by_way_of_their_folder(tmp_path: Path) -> None:
+    """``..`` is taken out, so that a file is met once."""
+    (tmp_path / "db").mkdir()
+    (tmp_path / "db" / "one.sql").write_text("\\ir ../db/two.sql\n\\i db/../db/./two.sql\n")
+    (tmp_path / "db" / "two.sql").write_text("\\ir ../db/one.sql\n")
+    before = of("sql:db/one.sql", tmp_path)
+    (tmp_path / "db" / "two.sql").write_text("\\ir ../db/one.sql\nSELECT 1;\n")
+    assert of("sql:db/one.sql", tmp_path) != before

@@ -75,12 +75,18 @@ class Tool:
     ) -> None:
         """Before any connection that SQLAlchemy makes (DialectEvents.do_connect)."""
         ours = self._where["host"]
-        if not any(ours in str(value) for value in (*arguments, *parameters.values())):
+        told = [*arguments, *parameters.values()]
+        if not any(ours in str(value) for value in told) and not self._is_our_port(parameters):
             place = parameters.get("host") or parameters.get("service") or "elsewhere"
             raise RefusedError(
                 f"env.py connects to {place}, not to the branch. Have it take the URL from "
                 "config.get_main_option('sqlalchemy.url'), or from a variable that lakebranch_env names."
             )
+
+    def _is_our_port(self, parameters: dict[str, Any]) -> bool:
+        """Whether it is the loopback port that the application's variables name, which leads to the branch."""
+        found = [str(parameters.get("host")), str(parameters.get("port"))]
+        return self._where["loopback"] is not None and found == [str(part) for part in self._where["loopback"]]
 
     def plan(self, target: str) -> dict[str, Any]:
         """The revisions from the first to ``target`` (empty: the only head), and what that depends on."""
