@@ -270,6 +270,7 @@ def test_a_server_that_died(project: Project, command: Command) -> None:
         ("keep=sometimes", "'sometimes' is not one of failed, always, never"),
         ("keep-for=soon", "lakebranch_keep_for: 'soon' is not a span of time"),
         ("keep-for=-1d", "lakebranch_keep_for: '-1d' is not a span of time"),
+        ("cache-size=lots", "lakebranch_cache_size: 'lots' is not a size such as 500M or 2G"),
     ],
 )
 def test_nonsense(project: Project, setting: str, said: str) -> None:

@@ -39,7 +39,7 @@ VALUES = {
     "endpoint_ca": "ca.pem",
     "check_migrations": "true",
     "check_migrations_since": "2",
-    "check_migrations_allow": "drop",
+    "check_migrations_allow": "table-rewrite",
     "home": "state",
 }
 
