@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -58,14 +60,39 @@ def cloud(service: Emulated, project: Project, monkeypatch: pytest.MonkeyPatch) 
     return service
 
 
+LINKS = """
+import contextlib, os, pathlib, pytest
+
+@pytest.fixture(autouse=True)
+def linked():
+    yield
+    home = pathlib.Path(os.environ["LAKEBRANCH_HOME"])
+    for path in home.glob("runs/*/*"):
+        with contextlib.suppress(FileExistsError):
+            if path.is_file():
+                os.link(path, home / "linked" / f"{path.parent.name}-{path.name}")
+"""
+"""A conftest.py that has the files of a run's directory outlive it: what is written to them later is seen, too."""
+
+
+@pytest.fixture
+def linked(project: Project) -> Iterator[Path]:
+    """Where LINKS puts them."""
+    directory = project.home / "linked"
+    directory.mkdir()
+    yield directory
+    shutil.rmtree(directory)
+
+
 def assert_nothing_left(cloud: Emulated) -> None:
     """What is being deleted is soon gone."""
     assert poll(lambda: None if ours(cloud) else True, deadline=Deadline(20)), ours(cloud)
 
 
-def test_a_run_with_workers(cloud: Emulated, project: Project) -> None:
+def test_a_run_with_workers(cloud: Emulated, project: Project, linked: Path) -> None:
     """Every test sees the base, the application follows the tests, nothing is left, no secret is said."""
     project.write(
+        conftest=LINKS,
         test_it="""
         import app, pytest
 
@@ -97,20 +124,70 @@ def test_a_run_with_workers(cloud: Emulated, project: Project) -> None:
     result = project.spawn("-n", "2", "--lakebranch-report=report.json", "--lakebranch-report=report.html", "-vv")
     result.assert_outcomes(passed=9, failed=1)
     assert_nothing_left(cloud)
-    secret = environ(cloud)["DATABRICKS_TOKEN"]
-    said = "\n".join([*result.outlines, *result.errlines, *_texts(project)])
-    for each in (secret, *_database_tokens(cloud)):
-        assert each not in said
+    assert_no_secret_in(cloud, project, linked, result)
 
 
-def _texts(project: Project) -> list[str]:
-    """The files that the run left."""
-    places = (project.path.rglob("*"), project.home.rglob("*.json*"), project.home.rglob("*.log"))
-    return [path.read_text(errors="replace") for place in places for path in place if path.is_file()]
+def test_service_principals_and_refusals(
+    cloud: Emulated, project: Project, linked: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With client id and secret; a credential that is refused for good is said to the tests, and no secret with it."""
+    machine = cloud.emulator.options.identities[1]
+    monkeypatch.delenv("DATABRICKS_TOKEN")
+    monkeypatch.setenv("DATABRICKS_CLIENT_ID", machine.name)
+    monkeypatch.setenv("DATABRICKS_CLIENT_SECRET", str(machine.secret))
+    project.write(
+        conftest=LINKS,
+        test_it="""
+        import app, os, pytest
+        from pathlib import Path
+        from pytest_lakebranch.waiting import Deadline, poll
+
+        def test_passes(lakebranch):
+            assert app.count() == 2
+
+        def test_waits(lakebranch):
+            Path("ready.txt").write_text("x")
+            assert poll(lambda: Path("go.txt").exists() or None, deadline=Deadline(60))
+            with lakebranch.connect() as conn:
+                conn.execute("delete from item")
+
+        def test_is_refused(lakebranch):
+            raise AssertionError("not reached")
+        """,
+    )
+    run = project.start("-vv", "--lakebranch-deadline=3s")
+    project.wait_for("ready.txt")
+    refusal = {"kind": "status", "status": 403, "times": None}
+    cloud.emulator.faults.add(
+        [{"route": route, **refusal} for route in ("generate_database_credential", "create_branch")]
+    )
+    (project.path / "go.txt").touch()
+    try:
+        run.wait()
+    finally:
+        cloud.emulator.faults.clear()
+    print(project.output)
+    assert "2 passed, 1 error" in project.output
+    assert "403 PERMISSION_DENIED" in project.output
+    assert "Request id: " in project.output
+    assert_nothing_left(cloud)
+    assert_no_secret_in(cloud, project, linked)
 
 
-def _database_tokens(cloud: Emulated) -> list[str]:
-    return list(cloud.emulator.world.tokens._database)
+def assert_no_secret_in(
+    cloud: Emulated, project: Project, linked: Path, result: pytest.RunResult | None = None
+) -> None:
+    """Neither in what the run said, nor in the files that it left, nor in those of its directory, which is gone."""
+    names = {path.name.partition("-")[2]: path for path in linked.iterdir()}
+    assert {"host.log", "ledger.jsonl", "run.json"} <= set(names), names
+    assert names["ledger.jsonl"].stat().st_size
+    files = [path for place in (project.path, project.home) for path in place.rglob("*") if path.is_file()]
+    said = [path.read_text(errors="replace") for path in files if "layers" not in path.parts]
+    said += [] if result is None else [*result.outlines, *result.errlines]
+    tokens = cloud.emulator.world.tokens
+    known = [secret for each in tokens.identities for secret in (each.token, each.secret) if secret]
+    for secret in (*known, *tokens._database, *tokens._access):
+        assert not any(secret in text for text in said)
 
 
 def test_only_reading_makes_a_branch_for_each_worker(cloud: Emulated, project: Project) -> None:
@@ -161,6 +238,60 @@ def test_killed(cloud: Emulated, project: Project, victim: str) -> None:
     run.wait()
     assert_nothing_left(cloud)
     command(project, "reap")  # the place of the application's URL, which a killed process cannot remove itself
+
+
+@pytest.mark.soak
+def test_a_worker_is_killed(cloud: Emulated, project: Project) -> None:
+    """Its test fails, the others pass on branches of their own, and nothing of its branch is left."""
+    project.write(
+        test_it="""
+        import app, os, pathlib, pytest, time
+
+        @pytest.mark.parametrize("number", range(4))
+        def test_it(number, lakebranch):
+            assert app.count() == 2
+            with lakebranch.connect() as conn:
+                conn.execute("delete from item")
+            if number == 0:
+                pathlib.Path("started.txt").write_text(str(os.getpid()))
+                time.sleep(60)
+        """,
+    )
+    run = project.start("-n", "2")
+    os.kill(int(project.wait_for("started.txt")), signal.SIGKILL)
+    run.wait()
+    assert "1 failed, 3 passed" in project.output
+    assert "crashed while running" in project.output
+    assert_nothing_left(cloud)
+
+
+def test_the_branch_of_a_failed_test_is_kept(cloud: Emulated, project: Project) -> None:
+    """As the test left it, with a time to go; `lakebranch ls` and `open` know it."""
+    project.ini(lakebranch_provider="lakebase", lakebranch_source=cloud.project)
+    project.write(
+        test_it="""
+        def test_fails(lakebranch):
+            with lakebranch.connect() as conn:
+                conn.execute("insert into item values (11)")
+            assert not "reached"
+
+        def test_passes(lakebranch):
+            with lakebranch.connect() as conn:
+                conn.execute("delete from item")
+        """,
+    )
+    result = project.spawn("--lakebranch-keep=failed")
+    result.assert_outcomes(passed=1, failed=1)
+    try:
+        assert poll(lambda: True if len(ours(cloud)) == 1 else None, deadline=Deadline(20)), ours(cloud)
+        listed = command(project, "ls", "--provider", "lakebase", "--json")
+        (found,) = json.loads("\n".join(listed.outlines))["branches"]
+        result.stdout.fnmatch_lines([f"*lakebranch open {found['tag']} --provider lakebase*"])
+        assert found["expires"]
+        words = ("open", "--provider", "lakebase", found["tag"], "--", "-tAc", "select count(*) from item")
+        command(project, *words).stdout.fnmatch_lines(["11"])
+    finally:
+        cloud.clear()
 
 
 def _is_host(process: psutil.Process, home: Path) -> bool:
