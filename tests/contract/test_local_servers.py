@@ -23,6 +23,7 @@ from pytest_lakebranch.branches.stock import Fixed
 from pytest_lakebranch.errors import BranchError
 from pytest_lakebranch.postgres.connect import connect
 from pytest_lakebranch.processes import kill_if
+from pytest_lakebranch.providers.base import Compute
 from pytest_lakebranch.providers.local.compute import LocalCompute
 from pytest_lakebranch.providers.local.processes import child_pids, close_handles, is_child, is_running, open_handles
 from pytest_lakebranch.providers.local.rewind.knowledge import Knowledge, learn
@@ -144,12 +145,24 @@ def dying(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         open_control(server)
         if deaths:
             deaths.pop()
+            os.kill(server.pid, signal.SIGSTOP)  # else it ends the others when the first has gone
             for pid in (*child_pids(server.pid), server.pid):
                 os.kill(pid, signal.SIGKILL)
             server.process.wait()
 
     monkeypatch.setattr(Server, "open_control", open_and_die)
     return deaths
+
+
+def taken_in_time(pool: Pool) -> Compute:
+    """The pool's next branch; whoever would wait for ever is sent away."""
+    with ThreadPoolExecutor(1) as thread:
+        waiting = thread.submit(pool.take)
+        try:
+            return waiting.result(timeout=20)
+        except TimeoutError:
+            pool.close()
+            raise
 
 
 def test_death_before_a_spare_is_settled(local: Rig, dying: list[int]) -> None:
@@ -167,8 +180,7 @@ def test_death_before_a_spare_is_settled(local: Rig, dying: list[int]) -> None:
                 with pytest.raises(BranchError, match=f"the server of {compute.name} died"):
                     compute.mark()
             pool.give_back(compute, reusable=where is not None)
-            with ThreadPoolExecutor(1) as thread:
-                following = thread.submit(pool.take).result(timeout=30)
+            following = taken_in_time(pool)
             assert following is not compute
             pool.give_back(following, reusable=False)
     pool.close()
