@@ -13,10 +13,13 @@ HOME itself may be an existing directory of any mode: nothing but FORMAT lies in
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
 import stat
 import tempfile
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -31,6 +34,8 @@ SOCKET_PATH_LIMIT = 103
 HOME_PATH_LIMIT = 800
 """Bytes of the state directory's path: a server takes 1023 for any of its files (MAXPGPATH, pg_config_manual.h)."""
 OWNER = "owner"
+ALIVE = "alive.lock"
+"""In the directory of a run: its host holds the lock as long as it lives."""
 FOR_SERVANT = "/var/tmp/pytest-lakebranch-0"  # noqa: S108  (0700, owner checked)
 """The state directory of root where servers run as another uid, which cannot get into root's home directory."""
 SOCKET_NAME = ".s.PGSQL.5432"
@@ -205,6 +210,24 @@ def make_owned(directory: Path, owner: Identity) -> None:
         except OSError:  # somebody else has made it meanwhile, or there is no room for it: the next line tells
             remove_tree(fresh)
     make_private(directory)
+
+
+@contextlib.contextmanager
+def locked_if_free(path: Path, flags: int = os.O_RDWR) -> Iterator[bool]:
+    """Whether nobody held the lock of this file, which is opened with ``flags``, and it is there; held in the block."""
+    try:
+        descriptor = os.open(path, flags, 0o600)
+    except FileNotFoundError:
+        yield False
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        yield False
+    else:
+        yield True
+    finally:
+        os.close(descriptor)
 
 
 def write_owner(directory: Path, process: Identity) -> None:

@@ -9,11 +9,11 @@ which lies inside the dead run's directory and carries its unique name.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import re
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +21,7 @@ from pytest_lakebranch import kept
 from pytest_lakebranch.directories import remove_tree
 from pytest_lakebranch.processes import LINUX, Identity, is_server_in, kill_if, maker_is_gone, servers_in
 from pytest_lakebranch.segments import remove_segment
-from pytest_lakebranch.state import CLOUD_RECORD, State, owner_of, sockets_root
+from pytest_lakebranch.state import ALIVE, CLOUD_RECORD, State, locked_if_free, owner_of, sockets_root
 from pytest_lakebranch.waiting import Deadline, poll
 
 NOTES_SECONDS = 30 * 86400.0
@@ -113,23 +113,10 @@ def _reap_run(path: Path) -> bool:
         return dead
 
 
-@contextlib.contextmanager
-def _locked_if_dead(path: Path) -> Iterator[bool]:
+def _locked_if_dead(path: Path) -> AbstractContextManager[bool]:
     """Whether the run is dead; while the block runs, no host can claim it."""
-    flags = os.O_RDWR if (path / "alive.lock").exists() or not _was_never_claimed(path) else os.O_RDWR | os.O_CREAT
-    try:
-        descriptor = os.open(path / "alive.lock", flags, 0o600)
-    except FileNotFoundError:
-        yield False
-        return
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        yield False
-    else:
-        yield True
-    finally:
-        os.close(descriptor)
+    flags = os.O_RDWR if (path / ALIVE).exists() or not _was_never_claimed(path) else os.O_RDWR | os.O_CREAT
+    return locked_if_free(path / ALIVE, flags)
 
 
 def end_processes_in(directory: Path) -> None:

@@ -51,7 +51,7 @@ def _fact(view: dict[str, Any], project: Project) -> dict[str, Any] | None:
     expires = status.get("expire_time")
     return {
         "branch": path.rpartition("/")[2],
-        "tag": name.tag,
+        "tag": name.word,
         "owner": f"{name.owner} (we)" if name.owner == project.owner else name.owner,
         "run": name.run,
         "state": status.get("current_state"),

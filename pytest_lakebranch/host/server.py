@@ -8,8 +8,8 @@ import socket
 import sys
 import threading
 import traceback
-from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from io import BufferedRWPair
 from pathlib import Path
@@ -184,12 +184,20 @@ def _serve(directory: RunDirectory, order: dict[str, Any], ready: Callable[[], N
 
 
 def _reap(settings: Settings, state: State, own: Path) -> None:
-    """What cannot be cleared of other runs is no reason not to start this one."""
-    try:
+    """What cannot be cleared of other runs is no reason not to start this one, nor not to clear the rest."""
+    with _printed():
         if settings.provider != "local" and left_in_cloud(state):
             reap_cloud(settings, state)
+    with _printed():
         reap(state, but=own)
+    with _printed():
         tidy(state.layers)
+
+
+@contextmanager
+def _printed() -> Iterator[None]:
+    try:
+        yield
     except (OSError, LakebranchError):
         traceback.print_exc()
 

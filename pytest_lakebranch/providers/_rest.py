@@ -47,18 +47,6 @@ class Request:
     body: Mapping[str, Any] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What the API answered: the JSON object, and how many requests were sent before (0: the first one was answered).
-
-    ``unsure``: one of those may have been carried out although it was not answered.
-    """
-
-    body: dict[str, Any]
-    retries: int = 0
-    unsure: bool = False
-
-
 @dataclass(slots=True)
 class Client:
     """Sends requests to ``host``, at most as many a minute as ``rate`` allows. May be used from several threads.
@@ -70,31 +58,32 @@ class Client:
     authorization: Callable[[bool], str]
     rate: Rate
     clock: Clock = field(default_factory=Clock)
-    calls: int = 0
     _http: httpx.Client | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def call(self, request: Request, deadline: Deadline) -> Answer:
-        """Send a request until it is answered with success or a lasting failure; raises CloudError.
+    def call(self, request: Request, deadline: Deadline) -> dict[str, Any]:
+        """Send a request until it is answered with success or a lasting failure: the JSON object; raises CloudError.
 
-        Tried again, as long as the deadline lets: what ``TRY_AGAIN`` and ``BUSY`` name, no connection, half an answer.
+        Tried again, as long as the deadline lets: what ``TRY_AGAIN`` and ``BUSY`` name, no connection, half an answer,
+        and the same when signing in.
         """
-        attempt, unsure, renew = 0, False, False
+        attempt, unsure, renew, renewed = 0, False, False, False
         while True:
             found = self._attempt(request, deadline, renew=renew)
             if isinstance(found, dict):
-                return Answer(found, attempt, unsure)
-            found.doing, found.unsure = request.doing, unsure or found.unsure
-            if found.status == 401 and not renew:
-                renew = True
+                return found
+            found.doing, found.unsure = found.doing or request.doing, unsure or found.unsure
+            unsure, renew = found.unsure, False
+            if found.status == 401 and not renewed:
+                renew = renewed = True
                 continue
             self._pause(found, attempt, deadline)
-            attempt, unsure = attempt + 1, found.unsure
+            attempt += 1
 
     def _pause(self, failure: CloudError, attempt: int, deadline: Deadline) -> None:
         """Wait before the next attempt; raises the failure when there is to be none."""
         longest = min(LONGEST_PAUSE, FIRST_PAUSE * 2**attempt)
-        pause = longest * random.uniform(0.6, 1.4) if failure.retry_after is None else failure.retry_after  # noqa: S311
+        pause = max(longest * random.uniform(0.6, 1.4), failure.retry_after or 0.0)  # noqa: S311
         if not failure.passing or pause >= deadline.left:
             failure.waited = deadline.seconds - deadline.left if attempt else 0.0
             raise failure
@@ -108,27 +97,19 @@ class Client:
         import httpx
 
         self.rate.wait(deadline)
-        self.calls += 1
-        headers = {"Authorization": self.authorization(renew)}
+        try:
+            headers = {"Authorization": self.authorization(renew)}
+        except CloudError as error:
+            error.unsure = False  # the request itself was not sent
+            return error
         timeout = httpx.Timeout(min(ANSWER_SECONDS, max(deadline.left, 1.0)), connect=CONNECT_SECONDS)
         what: dict[str, Any] = {"params": request.query, "json": request.body, "headers": headers, "timeout": timeout}
         try:
             response = self._client().request(request.method, request.path, **what)
-        except (httpx.TransportError, httpx.InvalidURL) as error:
-            return self._unreachable(error)
+        except (httpx.RequestError, httpx.InvalidURL) as error:
+            return _unreachable(self.host, error)
         LOG.debug("%s %s %s: %d", request.method, request.path, dict(request.query or {}), response.status_code)
         return _judged(response)
-
-    def _unreachable(self, error: Exception) -> CloudError:
-        import httpx
-
-        never_sent = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.UnsupportedProtocol)
-        return CloudError(
-            f"{self.host} does not answer: {type(error).__name__}: {error}".rstrip(": "),
-            hint=LOOK_AT,
-            passing=not isinstance(error, httpx.UnsupportedProtocol | httpx.InvalidURL),
-            unsure=not never_sent,
-        )
 
     def _client(self) -> httpx.Client:
         import httpx
@@ -145,6 +126,18 @@ class Client:
             if self._http is not None:
                 self._http.close()
                 self._http = None
+
+
+def _unreachable(where: str, error: Exception) -> CloudError:
+    import httpx
+
+    never_sent = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.UnsupportedProtocol)
+    return CloudError(
+        f"{where} does not answer: {type(error).__name__}: {error}".rstrip(": "),
+        hint=LOOK_AT,
+        passing=not isinstance(error, httpx.UnsupportedProtocol | httpx.InvalidURL | httpx.TooManyRedirects),
+        unsure=not never_sent,
+    )
 
 
 def _judged(response: httpx.Response) -> dict[str, Any] | CloudError:
@@ -219,12 +212,10 @@ def _retry_after(response: httpx.Response, details: list[dict[str, Any]]) -> flo
 
 
 HINTS = {
-    400: "",
     401: "The token is wrong, expired or of another workspace: look at DATABRICKS_TOKEN, or client id and secret.",
     403: "The identity lacks the permission: branches are made and deleted by who CAN MANAGE the project.",
     404: "Look at lakebranch_source and DATABRICKS_HOST: the name or the workspace is another one.",
     407: "The proxy wants a login: look at HTTPS_PROXY.",
-    409: "",
     429: "The API's rate limit: set lakebranch_requests to fewer a minute, or run fewer workers.",
 }
 
@@ -234,14 +225,16 @@ def _hint(status: int, code: str, message: str, *, is_api: bool) -> str:
         return (
             "This does not look like the API's answer: is a proxy in between? Look at HTTPS_PROXY and DATABRICKS_HOST."
         )
-    if is_quota(code, message):
+    if is_quota(status, code, message):
         return "Delete branches (`lakebranch reap`), run fewer workers, or set lakebranch_branches to what there is."
     return HINTS.get(status, "It is the service's fault: try again later." if status >= 500 else "")
 
 
-def is_quota(code: str, message: str) -> bool:
-    """Whether a refusal says that there is too much of something."""
-    return "QUOTA" in code or code == "RESOURCE_LIMIT_EXCEEDED" or re.search(r"limit of|quota", message) is not None
+def is_quota(status: int, code: str, message: str) -> bool:
+    """Whether a refusal says that there is too much of something; a 429 that does not name a quota is about haste."""
+    if "QUOTA" in code or code == "RESOURCE_LIMIT_EXCEEDED":
+        return True
+    return status != 429 and (code == "RESOURCE_EXHAUSTED" or re.search(r"limit of|quota", message) is not None)
 
 
 def fetch(method: str, url: str, **options: Any) -> dict[str, Any]:
@@ -250,10 +243,10 @@ def fetch(method: str, url: str, **options: Any) -> dict[str, Any]:
 
     try:
         response = httpx.request(method, url, headers={"User-Agent": USER_AGENT}, timeout=CONNECT_SECONDS, **options)
-    except (httpx.TransportError, httpx.InvalidURL) as error:
-        raise CloudError(f"{url} does not answer: {type(error).__name__}: {error}".rstrip(": "), hint=LOOK_AT) from None
-    found = _judged(response)
+        found = _judged(response)
+    except (httpx.RequestError, httpx.InvalidURL) as error:
+        found = _unreachable(url, error)
     if isinstance(found, CloudError):
         found.doing = f"signing in at {url}"
-        raise found
+        raise found from None
     return found

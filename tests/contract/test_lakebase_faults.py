@@ -155,7 +155,7 @@ def test_a_long_run(new_emulator: Callable[..., Emulated], tmp_path: Path) -> No
         compute = here.start("b1")
         for _ in range(12):
             ahead[0] += 600
-            here.provider.tick()
+            here.provider._upkeep.tick()
             emulated.emulator.advance(600)
             assert sql(compute.endpoint, "select count(*) from item") == [(10,)]
     assert ours(emulated) == []

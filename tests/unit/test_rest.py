@@ -15,7 +15,7 @@ import pytest
 
 from pytest_lakebranch.errors import BranchError, CloudError
 from pytest_lakebranch.providers._rate import Rate
-from pytest_lakebranch.providers._rest import USER_AGENT, Client, Request
+from pytest_lakebranch.providers._rest import USER_AGENT, Client, Request, is_quota
 from pytest_lakebranch.waiting import Clock, Deadline
 
 SECRET = "dapi-planted-secret"
@@ -121,7 +121,7 @@ def error(status: int, code: str = "", message: str = "no", **more: Any) -> tupl
 
 def test_says_who_we_are(call: Any, script: Script) -> None:
     """Token and User-Agent are sent, and query and body."""
-    assert call(query={"a": "b/c"}, body={"x": 1}).body == {"ok": True}
+    assert call(query={"a": "b/c"}, body={"x": 1}) == {"ok": True}
     method, path, headers, body = script.seen[0]
     assert (method, path, json.loads(body)) == ("POST", "/x?a=b%2Fc", {"x": 1})
     assert headers["Authorization"] == f"Bearer {SECRET}"
@@ -145,10 +145,12 @@ def test_says_who_we_are(call: Any, script: Script) -> None:
     ids=lambda value: str(value)[:30],
 )
 def test_what_passes_is_tried_again(call: Any, script: Script, answer: Any, unsure: bool) -> None:
-    """And the answer says how often, and whether a former attempt may have been carried out."""
-    script.answers = [answer, answer]
-    found = call()
-    assert (found.body, found.retries, found.unsure) == ({"ok": True}, 2, unsure)
+    """And a lasting failure says whether a former attempt may have been carried out."""
+    script.answers = [answer, answer, (200, {}, {"ok": True}), answer, error(409, "ALREADY_EXISTS")]
+    assert call() == {"ok": True}
+    with pytest.raises(CloudError, match="ALREADY_EXISTS") as caught:
+        call()
+    assert (len(script.seen), caught.value.unsure) == (5, unsure)
 
 
 def test_pauses_grow_and_differ(call: Any, script: Script, time: Time) -> None:
@@ -171,6 +173,45 @@ def test_the_service_says_when(call: Any, script: Script, time: Time, answer: An
     script.answers = [answer]
     call()
     assert sum(time.slept) == pytest.approx(7, abs=0.1)
+
+
+@pytest.mark.parametrize("when", ["0", "Sun, 01 Nov 2020 12:00:00 GMT"])
+def test_at_once_is_not_without_a_pause(call: Any, script: Script, time: Time, when: str) -> None:
+    """A service that says "again at once" is given our own pauses."""
+    script.answers = [error(503, headers={"Retry-After": when})] * 5
+    call()
+    assert sum(time.slept) > 3
+
+
+def test_signing_in_is_tried_again(call: Any, client: Client, script: Script) -> None:
+    """And a token that was refused is renewed once, not at every attempt that follows."""
+    asked = []
+
+    def header(renew: bool) -> str:
+        asked.append(renew)
+        if len(asked) == 1:
+            raise CloudError("no answer", passing=True, unsure=True)
+        return "Bearer x"
+
+    client.authorization = header
+    script.answers = [error(401), error(503), (200, {}, {"ok": True})]
+    assert call() == {"ok": True}
+    assert asked == [False, False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "message", "is_full"),
+    [
+        (400, "QUOTA_EXCEEDED", "no", True),
+        (0, "RESOURCE_EXHAUSTED", "no", True),
+        (400, "BAD_REQUEST", "The project has reached its limit of 10 branches.", True),
+        (429, "RESOURCE_EXHAUSTED", "slow down", False),
+        (429, "REQUEST_LIMIT_EXCEEDED", "over the limit of 10 requests a second", False),
+    ],
+)
+def test_haste_is_no_quota(status: int, code: str, message: str, is_full: bool) -> None:
+    """A limit of requests passes by itself; one of branches by deleting some."""
+    assert is_quota(status, code, message) is is_full
 
 
 def test_a_deadline_ends_it(call: Any, script: Script, time: Time) -> None:

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
 
-from pytest_lakebranch.errors import CloudError
-from pytest_lakebranch.providers._rest import Answer, Client, Request
+from pytest_lakebranch.errors import BranchError, CloudError
+from pytest_lakebranch.providers._rest import Client, Request
 from pytest_lakebranch.providers.lakebase.names import Guard
 from pytest_lakebranch.waiting import Deadline
 
@@ -24,6 +24,9 @@ SMALLEST_CU = 0.5
 SUSPEND_SECONDS = 60
 """The shortest time after which an idle compute may be suspended."""
 TTL_CAP = "exceeds the maximum expiration time"
+FIRST_LOOK, LONGEST_LOOK = 0.15, 1.0
+"""Seconds between looks at what is on its way."""
+CHILDREN_PAUSE = 0.5
 View = dict[str, Any]
 
 
@@ -46,7 +49,7 @@ class Api:
     guard: Guard
     now: Callable[[], float] = field(default=time.time)
 
-    def _call(self, method: str, path: str, doing: str, deadline: Deadline | None = None, **more: Any) -> Answer:
+    def _call(self, method: str, path: str, doing: str, deadline: Deadline | None = None, **more: Any) -> View:
         request = Request(method, f"{ROOT}/{quote(path, safe='/=')}", doing, **more)
         return self.client.call(request, deadline or Deadline(self.patience, self.client.clock))
 
@@ -54,7 +57,7 @@ class Api:
 
     def get_project(self) -> View:
         """The project's status."""
-        found = self._call("GET", self.project, f"reading {self.project}").body
+        found = self._call("GET", self.project, f"reading {self.project}")
         return dict(found.get("status") or found.get("spec") or {})
 
     def branches(self) -> Iterator[View]:
@@ -62,19 +65,31 @@ class Api:
         query = {"page_size": PAGE}
         while True:
             answer = self._call("GET", f"{self.project}/branches", f"listing branches of {self.project}", query=query)
-            yield from answer.body.get("branches") or []
-            token = answer.body.get("next_page_token")
+            yield from answer.get("branches") or []
+            token = answer.get("next_page_token")
             if not token:
                 return
             query = {"page_size": PAGE, "page_token": str(token)}
 
-    def branch(self, path: str, deadline: Deadline | None = None) -> View:
+    def branch(self, path: str) -> View:
         """One branch."""
-        return self._call("GET", path, f"reading {path}", deadline).body
+        return self._call("GET", path, f"reading {path}")
 
-    def operation(self, name: str, deadline: Deadline) -> View:
-        """How an operation stands: ``done``, ``error``."""
-        return self._call("GET", name, "awaiting an operation", deadline).body
+    def is_done(self, operation: str, doing: str, deadline: Deadline) -> bool:
+        """Whether an operation has ended; raises CloudError if it has failed."""
+        found = self._call("GET", operation, "awaiting an operation", deadline)
+        if found.get("error"):
+            raise _failure(found["error"], doing)
+        return bool(found.get("done"))
+
+    def finish(self, operation: str, doing: str, deadline: Deadline) -> None:
+        """Wait until an operation has ended; one without a name has. Raises CloudError or BranchError."""
+        pause = FIRST_LOOK
+        while operation and not self.is_done(operation, doing, deadline):
+            if deadline.passed:
+                raise BranchError(f"{doing}: not done after {deadline.seconds:.0f} s.")
+            self.client.clock.sleep(pause)
+            pause = min(pause * 1.3, LONGEST_LOOK)
 
     def host_of(self, path: str, deadline: Deadline) -> Host | None:
         """The branch's endpoint for reading and writing; None while it is on its way."""
@@ -84,7 +99,7 @@ class Api:
             if error.status == 404:
                 return None
             raise
-        for endpoint in answer.body.get("endpoints") or []:
+        for endpoint in answer.get("endpoints") or []:
             status = endpoint.get("status") or {}
             host = (status.get("hosts") or {}).get("host")
             if status.get("endpoint_type") == READ_WRITE and host and status.get("current_state") in AWAKE:
@@ -94,7 +109,7 @@ class Api:
     def credential(self, endpoint: str, deadline: Deadline) -> str:
         """A token with which to log in at an endpoint, good for ``CREDENTIAL_SECONDS``."""
         body = {"endpoint": endpoint, "ttl": f"{CREDENTIAL_SECONDS}s"}
-        found = self._call("POST", "credentials", f"fetching a credential for {endpoint}", deadline, body=body).body
+        found = self._call("POST", "credentials", f"fetching a credential for {endpoint}", deadline, body=body)
         if not found.get("token"):
             raise CloudError("the answer has no token", hint="Is DATABRICKS_HOST a Databricks workspace?")
         return str(found["token"])
@@ -117,13 +132,27 @@ class Api:
             if error.status == 409:
                 error.hint = "The name is taken by a branch that this run did not make. Start the run again."
             raise
-        return str(answer.body.get("name", ""))
+        return str(answer.get("name", ""))
 
-    def set_expiration(self, path: str, expiration: Mapping[str, Any]) -> str:
-        """Give a branch another end: ``ttl`` or ``no_expiry``; the name of the operation that does it."""
+    def set_expiration(self, path: str, expiration: Mapping[str, Any], deadline: Deadline) -> None:
+        """Give a branch another end: ``ttl`` or ``no_expiry``; returns when it has it.
+
+        Raises CloudError or BranchError. One whose children are being deleted is tried again.
+        """
         self._check(path)
+        doing = f"changing the expiration of {path}"
         more: dict[str, Any] = {"query": {"update_mask": "spec.expiration"}, "body": {"spec": dict(expiration)}}
-        return str(self._call("PATCH", path, f"changing the expiration of {path}", **more).body.get("name", ""))
+        answer = self._despite_children(lambda: self._call("PATCH", path, doing, deadline, **more), deadline)
+        self.finish(str(answer.get("name", "")), doing, deadline)
+
+    def _despite_children(self, call: Callable[[], View], deadline: Deadline) -> View:
+        while True:
+            try:
+                return call()
+            except CloudError as error:
+                if "children" not in error.message or deadline.left <= CHILDREN_PAUSE:
+                    raise
+            self.client.clock.sleep(CHILDREN_PAUSE)
 
     def make_small(self, endpoint: str) -> None:
         """The smallest compute, suspended as early as may be."""
@@ -136,11 +165,25 @@ class Api:
         mask = "spec.autoscaling_limit_min_cu,spec.autoscaling_limit_max_cu,spec.suspension"
         self._call("PATCH", endpoint, f"resizing {endpoint}", query={"update_mask": mask}, body={"spec": spec})
 
-    def delete(self, path: str, *, status: Mapping[str, Any] | None = None) -> None:
-        """Delete a branch for good; one that is gone is fine."""
+    def delete(
+        self,
+        path: str,
+        deadline: Deadline,
+        *,
+        status: Mapping[str, Any] | None = None,
+        children_go: bool = True,
+    ) -> None:
+        """Delete a branch for good; one that is gone is fine.
+
+        ``children_go``: its children are being deleted, so that it is tried again where it is refused because of them.
+        """
         self._check(path, status)
+
+        def call() -> View:
+            return self._call("DELETE", path, f"deleting {path}", deadline, query={"purge": "true"})
+
         try:
-            self._call("DELETE", path, f"deleting {path}", query={"purge": "true"})
+            self._despite_children(call, deadline) if children_go else call()
         except CloudError as error:
             if error.status != 404:
                 raise
@@ -156,9 +199,16 @@ def _is_small(status: Mapping[str, Any]) -> bool:
     return small and suspend is not None and int(suspend[1]) <= SUSPEND_SECONDS
 
 
+def _failure(error: Mapping[str, Any], doing: str) -> CloudError:
+    """The error with which an operation ended."""
+    failure = CloudError(str(error.get("message", "no reason given")), code=str(error.get("error_code", "")))
+    failure.doing = doing
+    return failure
+
+
 def identity(client: Client, patience: float) -> str:
     """The user name, or for a service principal its application id: also the name of its PostgreSQL role."""
-    found = client.call(Request("GET", ME, "asking who we are"), Deadline(patience, client.clock)).body
+    found = client.call(Request("GET", ME, "asking who we are"), Deadline(patience, client.clock))
     if not found.get("userName"):
         raise CloudError("the answer has no userName", hint="Is DATABRICKS_HOST a Databricks workspace?")
     return str(found["userName"])

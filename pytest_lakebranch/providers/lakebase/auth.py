@@ -149,7 +149,15 @@ def _sdk(login: Login) -> tuple[str, Header]:
         said = str(error).split(". Config:")[0]
         raise ConfigError(f"databricks-sdk finds no way to log in: {said}. {WAYS}") from None
     host = checked_host(config.host or login.host)
-    return host, lambda _renew: str(config.authenticate()["Authorization"])
+
+    def header(_renew: bool) -> str:
+        try:
+            return str(config.authenticate()["Authorization"])
+        except Exception as error:  # noqa: BLE001  (whatever its methods and their libraries raise)
+            said = f"databricks-sdk cannot sign in: {type(error).__name__}: {str(error).split('. Config:')[0]}"
+            raise CloudError(said, hint=WAYS, passing=isinstance(error, OSError)) from None
+
+    return host, header
 
 
 class ServicePrincipal:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import logging
+import math
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,15 +13,15 @@ from typing import Any
 from pytest_lakebranch.errors import BranchError, CloudError
 from pytest_lakebranch.providers._budget import Budget
 from pytest_lakebranch.providers._rest import is_quota
-from pytest_lakebranch.providers.lakebase.api import TTL_CAP, Api, Host
+from pytest_lakebranch.providers.lakebase.api import FIRST_LOOK, LONGEST_LOOK, TTL_CAP, Api, Host
 from pytest_lakebranch.waiting import Clock, Deadline
 
+LOG = logging.getLogger("pytest_lakebranch.lakebase")
 SHORTEST_TTL = 300.0
-FIRST_LOOK, LONGEST_LOOK = 0.15, 1.0
-"""Seconds between looks at a branch that is on its way."""
 OPERATION_EVERY = 8
 """Looks after which the operation is asked why it takes so long."""
-CHILDREN_PAUSE = 0.5
+FIRST_LOOK_AT_MOST = 2.0
+"""Seconds: a service that was slow for a while is not waited for ever after."""
 REFUSED = range(400, 500)
 """Statuses of a create after which there is nothing to delete."""
 
@@ -29,36 +32,45 @@ class Pace:
 
     seconds: float = 0.0
 
-    def learn(self, seconds: float) -> None:
-        """One more took this long."""
-        self.seconds = seconds if not self.seconds else 0.7 * self.seconds + 0.3 * seconds
+    def learn(self, seconds: float, *, at_once: bool) -> None:
+        """One more took this long; ``at_once``: the first look found it, and an earlier one might have."""
+        if not self.seconds:
+            self.seconds = seconds
+        else:
+            self.seconds = 0.9 * self.seconds if at_once else 0.7 * self.seconds + 0.3 * seconds
 
     @property
     def first_look(self) -> float:
         """Seconds after which to look for the first time."""
-        return max(FIRST_LOOK, self.seconds * 1.02)
+        return min(max(FIRST_LOOK, self.seconds * 1.02), FIRST_LOOK_AT_MOST)
 
 
 @dataclass(slots=True)
 class Branches:
-    """Branches of one project within a budget. ``ttl`` is in seconds, and shrinks to what the workspace allows."""
+    """Branches of one project within a budget. ``wanted_ttl`` is in seconds; ``longest`` is what the workspace allows,
+    as far as it is known.
+    """
 
     api: Api
     budget: Budget
-    ttl: float
+    wanted_ttl: float
     retention: float
     clock: Clock = field(default_factory=Clock)
     pace: Pace = field(default_factory=Pace)
+    longest: float = math.inf
     troubles: list[BaseException] = field(default_factory=list)
     _working: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(8, "lakebranch-delete"))
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def create(self, branch_id: str, source: Mapping[str, Any], deadline: Deadline) -> tuple[str, Host]:
+    def create(self, ids: Iterator[str], source: Mapping[str, Any], deadline: Deadline) -> tuple[str, Host]:
         """A branch that is there, with its endpoint: its path and where to log in. Takes from the budget.
 
+        Each attempt has an id of its own: what an earlier one may have left is being deleted by its name.
         Raises BranchError or CloudError; then it is deleted, should it be there after all.
         """
         while True:
             self.budget.take(deadline)
+            branch_id = next(ids)
             try:
                 found = self._create(branch_id, source, deadline)
             except CloudError as error:
@@ -88,68 +100,77 @@ class Branches:
 
     def _create(self, branch_id: str, source: Mapping[str, Any], deadline: Deadline) -> tuple[str, Host]:
         began = self.clock.now()
-        operation = self._begin(branch_id, source, deadline)
-        host = self._await(branch_id, operation, deadline)
-        self.pace.learn(self.clock.now() - began)
+        operation = ""
+
+        def create(ttl: float) -> None:
+            nonlocal operation
+            operation = self.api.create(branch_id, {**source, **_expiration(ttl)}, deadline)
+
+        self._within_longest(self.ttl, create)
+        host, looks = self._await(branch_id, operation, deadline)
+        self.pace.learn(self.clock.now() - began, at_once=looks == 1)
         return self.path(branch_id), host
 
-    def _begin(self, branch_id: str, source: Mapping[str, Any], deadline: Deadline) -> str:
+    def _within_longest(self, seconds: float, call: Callable[[float], None]) -> float:
+        """Call with a time to live of so many seconds, or as many as the workspace allows; how many."""
         while True:
+            sent = max(SHORTEST_TTL, min(seconds, self.longest))
             try:
-                return self.api.create(branch_id, {**source, **self.expiration}, deadline)
+                call(sent)
             except CloudError as error:
-                if TTL_CAP not in error.message or self.ttl <= SHORTEST_TTL:
+                if TTL_CAP not in error.message or sent <= SHORTEST_TTL:
                     raise
-                self.ttl = max(SHORTEST_TTL, min(self.retention, self.ttl / 2))
+                self._learn_longest(self.retention if sent > self.retention else sent / 2)
+            else:
+                return sent
+
+    def _learn_longest(self, seconds: float) -> None:
+        with self._lock:
+            self.longest = max(SHORTEST_TTL, min(self.longest, seconds))
 
     @property
-    def expiration(self) -> dict[str, str]:
-        """The end of a new branch, counted by the service's clock."""
-        return {"ttl": f"{int(self.ttl)}s"}
+    def ttl(self) -> float:
+        """Seconds after which a branch of ours expires when nobody renews it, counted by the service's clock."""
+        return min(self.wanted_ttl, self.longest)
 
-    def _await(self, branch_id: str, operation: str, deadline: Deadline) -> Host:
+    def _await(self, branch_id: str, operation: str, deadline: Deadline) -> tuple[Host, int]:
+        """Where to log in, and how many looks it took."""
         path, pause, looks = self.path(branch_id), self.pace.first_look, 0
         while True:
             self.clock.sleep(min(pause, max(deadline.left, 0.001)))
             host = self.api.host_of(path, deadline)
-            if host is not None:
-                return host
             looks += 1
+            if host is not None:
+                return host, looks
             if deadline.passed:
                 raise BranchError(f"branch {branch_id} was not there after {deadline.seconds:.0f} s.")
             if operation and looks % OPERATION_EVERY == 0:
-                self._check(operation, branch_id, deadline)
+                self.api.is_done(operation, _doing(branch_id), deadline)
             pause = FIRST_LOOK if looks == 1 else min(pause * 1.3, LONGEST_LOOK)
 
-    def _check(self, operation: str, branch_id: str, deadline: Deadline) -> None:
-        error = self.api.operation(operation, deadline).get("error")
-        if error:
-            raise _failure(error, _doing(branch_id))
-
     def keep_forever(self, path: str) -> None:
-        """Take a branch's expiry away, so that it may have children; returns when that is done. Raises CloudError."""
-        operation, deadline = (
-            self.api.set_expiration(path, {"no_expiry": True}),
-            Deadline(self.api.patience, self.clock),
-        )
-        pause = FIRST_LOOK
-        while operation:
-            found = self.api.operation(operation, deadline)
-            if found.get("error"):
-                raise _failure(found["error"], f"changing the expiration of {path}")
-            if found.get("done"):
-                return
-            if deadline.passed:
-                raise BranchError(f"the expiration of {path} was not changed after {deadline.seconds:.0f} s.")
-            self.clock.sleep(pause)
-            pause = min(pause * 1.3, LONGEST_LOOK)
+        """Take a branch's expiry away, so that it may have children. Raises CloudError or BranchError."""
+        self.api.set_expiration(path, {"no_expiry": True}, self._patience(self.api.patience))
+
+    def set_ttl(self, path: str, seconds: float, patience: float | None = None) -> float:
+        """Let a branch live so many seconds from now on, or as many as the workspace allows; how many.
+
+        Raises CloudError or BranchError.
+        """
+        deadline = self._patience(self.api.patience if patience is None else patience)
+        return self._within_longest(seconds, lambda ttl: self.api.set_expiration(path, _expiration(ttl), deadline))
+
+    def _patience(self, seconds: float) -> Deadline:
+        return Deadline(seconds, self.clock)
 
     # -- deleting
 
     def delete(self, path: str) -> None:
-        """Delete a branch in the background, and give back what it took of the budget."""
+        """Delete a branch in the background, and give back what it took of the budget. Where that fails, the sweep at
+        the end tries again.
+        """
         try:
-            self.later(self._delete, path)
+            self._working.submit(self._delete, path).add_done_callback(_log)
         except RuntimeError:  # closed: at once, then
             self._delete(path)
 
@@ -164,23 +185,19 @@ class Branches:
 
     def _delete(self, path: str) -> None:
         try:
-            self.delete_now(path, Deadline(self.api.patience, self.clock))
+            self.api.delete(path, self._patience(self.api.patience))
         finally:
             self.budget.give_back()
-
-    def delete_now(self, path: str, deadline: Deadline, status: Mapping[str, Any] | None = None) -> None:
-        """Delete a branch; one whose children are being deleted is tried again. Raises CloudError or BranchError."""
-        while True:
-            try:
-                return self.api.delete(path, status=status)
-            except CloudError as error:
-                if "children" not in error.message or deadline.left <= CHILDREN_PAUSE:
-                    raise
-            self.clock.sleep(CHILDREN_PAUSE)
 
     def close(self) -> None:
         """Finish what was to be deleted."""
         self._working.shutdown(wait=True)
+
+
+def _log(done: Future[None]) -> None:
+    error = done.exception()
+    if error is not None:
+        LOG.warning("%s", error)
 
 
 def _doing(branch_id: str) -> str:
@@ -188,11 +205,8 @@ def _doing(branch_id: str) -> str:
 
 
 def _is_full(error: CloudError) -> bool:
-    return is_quota(error.code, error.message) and error.status in (0, 400, 403, 409, 429)
+    return is_quota(error.status, error.code, error.message) and error.status in (0, 400, 403, 409, 429)
 
 
-def _failure(error: Mapping[str, Any], doing: str) -> CloudError:
-    """The error with which an operation ended."""
-    failure = CloudError(str(error.get("message", "no reason given")), code=str(error.get("error_code", "")))
-    failure.doing = doing
-    return failure
+def _expiration(ttl: float) -> dict[str, str]:
+    return {"ttl": f"{int(ttl)}s"}

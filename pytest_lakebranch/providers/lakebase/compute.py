@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -25,8 +25,12 @@ from pytest_lakebranch.waiting import Deadline, poll
 if TYPE_CHECKING:
     import psycopg
 
-STATE = """select pg_snapshot_xmax(pg_current_snapshot())::text, (select count(*) from pg_prepared_xacts),
-    (select count(*) from pg_replication_slots)"""
+OTHERS = """from pg_stat_activity
+    where usename = session_user and backend_type = 'client backend' and pid <> pg_backend_pid()"""
+"""All clients log in as we do. One that has hung up is not seen by the forwarder while its statement still runs."""
+STATE = f"""select pg_snapshot_xmax(pg_current_snapshot())::text, (select count(*) from pg_prepared_xacts),
+    (select count(*) from pg_replication_slots), (select count(*) {OTHERS})"""  # noqa: S608  (parts of our own)
+END_OTHERS = f"select count(pg_terminate_backend(pid)) {OTHERS}"
 POSITION = "select pg_current_wal_insert_lsn()::text"
 LIVING = "select count(*) from pg_stat_activity where pid = any(%s)"
 END = "select pg_terminate_backend(pid) from pg_stat_activity where pid = any(%s)"
@@ -58,8 +62,9 @@ class Owner(Protocol):
     def fork_point(self, compute: LakebaseCompute, position: str) -> ForkPoint:
         """Where branches of the compute's present start, which is at this position of its log."""
 
-    def leave(self, compute: LakebaseCompute, until: float) -> None:
-        """Let the branch live until then (seconds since 1970), and have nothing to do with it any more.
+    def leave(self, compute: LakebaseCompute, until: float) -> float:
+        """Let the branch live until then (seconds since 1970), and have nothing to do with it any more; until when it
+        will live.
 
         Raises BranchError; then it is deleted.
         """
@@ -89,6 +94,7 @@ class LakebaseCompute:
     _reason: str | None = None
     _heard: float = 0.0
     _leased: bool = False
+    _unended: bool = False
     _closed: bool = False
     _lock: threading.RLock = field(default_factory=threading.RLock)
 
@@ -167,7 +173,12 @@ class LakebaseCompute:
         return tuple(row or ())
 
     def _state(self) -> State:
-        return State(*self._query(STATE))
+        return self._look()[0]
+
+    def _look(self) -> tuple[State, int]:
+        """The state, and how many others have a session."""
+        *state, others = self._query(STATE)
+        return State(*state), others
 
     # -- the lease
 
@@ -182,7 +193,7 @@ class LakebaseCompute:
         if self._seen is not None and state != self._seen:
             raise BranchError(f"branch {self.name} was written to while nobody had it on lease")
         self._mark = self._seen = state
-        self._leased = True
+        self._leased, self._unended = True, False
 
     def end_connections(self, *, but: frozenset[int] = frozenset()) -> int:
         """See Compute."""
@@ -197,8 +208,13 @@ class LakebaseCompute:
                 if not self._have_left(pids, END_SECONDS):
                     raise BranchError(f"branch {self.name}: a client's session cannot be ended")
         except psycopg.Error:
-            return count  # the server is gone: change() will say so
+            self._unended = True
         return count
+
+    def others_leave(self, seconds: float) -> bool:
+        """Whether everybody but us is gone within so many seconds, also from the server. Raises psycopg.Error."""
+        gone = poll(lambda: None if self._look()[1] else True, deadline=Deadline(seconds), every=0.002)
+        return gone is not None
 
     def _have_left(self, pids: list[int], seconds: float) -> bool:
         gone = poll(lambda: None if self._query(LIVING, pids)[0] else True, deadline=Deadline(seconds), every=0.002)
@@ -218,16 +234,26 @@ class LakebaseCompute:
             (self.has_clients, "a client is connected"),
             (self.unlogged, "unlogged sequences"),
             (self._is_cut_off(), "its server crashed"),
+            (self._unended, "its clients could not be ended"),
         )
         reason = next((reason for holds, reason in reasons if holds), None)
         if reason is None and self._mark is not None:
             try:
-                self._seen = self._state()
-                reason = self._mark.difference(self._seen)
+                reason = self._difference(self._mark)
             except psycopg.Error as error:
                 reason = f"its server cannot be reached: {_line(error)}"
         self._reason = reason
         return reason
+
+    def _difference(self, mark: State) -> str | None:
+        self._seen, others = self._look()
+        if others:
+            if not self.others_leave(LEAVE_SECONDS):
+                self._query(END_OTHERS)
+                if not self.others_leave(END_SECONDS):
+                    return "a statement still runs"
+            self._seen = self._state()
+        return mark.difference(self._seen)
 
     def death(self) -> str | None:
         """See Compute."""
@@ -236,8 +262,7 @@ class LakebaseCompute:
     def keep(self, note: Kept) -> Kept:
         """See Compute. The branch stays in the project until its time has passed, and expires then."""
         self.close()
-        self.owner.leave(self, note.until)
-        return note
+        return replace(note, until=self.owner.leave(self, note.until))
 
     @property
     def is_settled(self) -> bool:

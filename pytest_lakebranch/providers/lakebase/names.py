@@ -34,6 +34,11 @@ class Name:
         """The branch's id: at most 63 characters of ``[a-z0-9-]``."""
         return f"lakebranch-{self.owner}-{self.run}-{self.tag}-x{datetime.fromtimestamp(self.dies, UTC):{STAMP}}"
 
+    @property
+    def word(self) -> str:
+        """What the branch is in the run, without the number of the attempt at making it."""
+        return re.sub(r"r[0-9]+$", "", self.tag)
+
 
 def parse(branch_id: str) -> Name | None:
     """A name of our grammar; None for any other."""
@@ -51,6 +56,17 @@ def owner_of(identity: str) -> str:
     """The owner's word in names: recognisable, and different for different identities."""
     word = re.sub(r"[^a-z0-9]", "", identity.lower().partition("@")[0])[:6]
     return f"{word}{hashlib.sha256(identity.encode()).hexdigest()[:6]}"
+
+
+def is_sealed(name: Name, status: Mapping[str, Any]) -> bool:
+    """Whether a branch is a template that its steps have left finished: only then is its expiry taken away."""
+    return name.tag[0] == "t" and status.get("current_state") == "READY" and not status.get("expire_time")
+
+
+def is_past(name: Name, status: Mapping[str, Any], now: float) -> bool:
+    """Whether a branch's death date has passed, and it will not expire by itself: kept and renewed ones will."""
+    expires = status.get("expire_time")
+    return now > name.dies + GRACE and not (expires and datetime.fromisoformat(str(expires)).timestamp() > now)
 
 
 @dataclass(frozen=True, slots=True)

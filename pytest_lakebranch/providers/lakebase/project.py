@@ -14,13 +14,13 @@ from typing import Any
 
 from pytest_lakebranch import amounts
 from pytest_lakebranch.config import Settings
-from pytest_lakebranch.errors import BranchError, CloudError, ConfigError
+from pytest_lakebranch.errors import BranchError, ConfigError, LakebranchError
 from pytest_lakebranch.model import ProviderFacts
 from pytest_lakebranch.providers._budget import Budget
 from pytest_lakebranch.providers._rate import Rate
 from pytest_lakebranch.providers._rest import Client, fetch
 from pytest_lakebranch.providers.lakebase import auth
-from pytest_lakebranch.providers.lakebase.api import Api, identity
+from pytest_lakebranch.providers.lakebase.api import Api, View, identity
 from pytest_lakebranch.providers.lakebase.names import Guard, Name, owner_of
 from pytest_lakebranch.state import CLOUD_RECORD
 from pytest_lakebranch.waiting import Clock, Deadline
@@ -29,7 +29,6 @@ SOURCE = re.compile(r"(projects/[^/\s]+)(?:/branches/([^/\s]+))?")
 DATABASE = "databricks_postgres"
 CALL_SECONDS = 120.0
 WEEK = 7 * 86400.0
-CHILDREN_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,35 +68,45 @@ class Project:
         """What the application's URL calls the role and the database where they were not given."""
         return {f"user {self.settings.user}": self.user, f"database {self.settings.database}": self.database}
 
-    def sweep(self, is_due: Callable[[Name, str], bool], *, dry_run: bool = False) -> list[str]:
-        """Delete the branches that are due, children first; their paths. Never any that the guard refuses."""
-        found = [view for view in self.api.branches() if self._may_go(view, is_due)]
-        paths = [str(view["name"]) for view in found]
-        while found and not dry_run:
-            parents = {str((view.get("status") or {}).get("source_branch", "")) for view in found}
-            leaves = [view for view in found if view["name"] not in parents] or found
-            for view in leaves:
-                self._delete(view)
-            found = [view for view in found if view not in leaves]
+    def sweep(self, is_due: Callable[[Name, View], bool], *, dry_run: bool = False) -> list[str]:
+        """Delete the branches that are due, children first; their paths. Never any that the guard refuses, nor one that
+        a branch which stays was forked from.
+
+        All are tried; raises BranchError with what could not be deleted.
+        """
+        views = {str(view["name"]): view for view in self.api.branches()}
+        due = {path for path, view in views.items() if self._may_go(view, is_due)}
+        due -= {ancestor for path in views if path not in due for ancestor in _line(path, views)}
+        paths = sorted(due, key=lambda path: len(_line(path, views)), reverse=True)
+        if not dry_run:
+            _raise(self._delete_all(paths, views))
         return paths
 
-    def _may_go(self, view: dict[str, Any], is_due: Callable[[Name, str], bool]) -> bool:
-        path = str(view.get("name", ""))
+    def _delete_all(self, paths: list[str], views: Mapping[str, View]) -> list[LakebranchError]:
+        """Delete branches, of which children come first; what went wrong. Parents of those that stay are not tried."""
+        errors: list[LakebranchError] = []
+        staying: set[str] = set()
+        being_deleted: set[str] = set()
+        for path in paths:
+            if path in staying:
+                continue
+            line, deadline = _line(path, views), Deadline(CALL_SECONDS, self.api.client.clock)
+            try:
+                status = views[path].get("status")
+                self.api.delete(path, deadline, status=status, children_go=path in being_deleted)
+            except LakebranchError as error:
+                errors.append(error)
+                staying |= set(line)
+            else:
+                being_deleted |= set(line[:1])
+        return errors
+
+    def _may_go(self, view: View, is_due: Callable[[Name, View], bool]) -> bool:
         try:
-            name = self.api.guard.check(path, view.get("status") or {}, now=self.api.now())
+            name = self.api.guard.check(str(view["name"]), view.get("status") or {}, now=self.api.now())
         except BranchError:
             return False
-        return is_due(name, path)
-
-    def _delete(self, view: dict[str, Any]) -> None:
-        deadline = Deadline(CHILDREN_SECONDS)
-        while True:
-            try:
-                return self.api.delete(str(view["name"]), status=view.get("status"))
-            except CloudError as error:
-                if "children" not in error.message or deadline.passed:
-                    raise
-            deadline.clock.sleep(0.5)
+        return is_due(name, view)
 
     def close(self) -> None:
         """Hang up."""
@@ -108,6 +117,21 @@ class Project:
         path = directory / CLOUD_RECORD
         path.touch(mode=0o600)
         path.write_text(json.dumps({"host": self.api.client.host, "project": self.api.project, "run": self.run}))
+
+
+def _line(path: str, views: Mapping[str, View]) -> list[str]:
+    """The branches that one was forked from, the nearest first."""
+    found: list[str] = []
+    while (path := str((views.get(path, {}).get("status") or {}).get("source_branch", ""))) and path not in found:
+        found.append(path)
+    return found
+
+
+def _raise(errors: list[LakebranchError]) -> None:
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        raise BranchError(f"{len(errors)} branches could not be deleted: {'; '.join(map(str, errors))}")
 
 
 def check(settings: Settings, environ: Mapping[str, str] | None = None) -> ProviderFacts:

@@ -6,34 +6,37 @@ import contextlib
 import hashlib
 import itertools
 import json
+import logging
+import re
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from pytest_lakebranch import amounts
 from pytest_lakebranch.errors import BaseError, BranchError, CloudError, LakebranchError
 from pytest_lakebranch.model import ForkPoint, ProviderFacts
+from pytest_lakebranch.postgres.login import LoginError
 from pytest_lakebranch.providers.base import Compute
 from pytest_lakebranch.providers.lakebase import template
-from pytest_lakebranch.providers.lakebase.branches import SHORTEST_TTL, Branches
+from pytest_lakebranch.providers.lakebase.api import View
+from pytest_lakebranch.providers.lakebase.branches import Branches
 from pytest_lakebranch.providers.lakebase.compute import LakebaseCompute
-from pytest_lakebranch.providers.lakebase.names import Name, parse
+from pytest_lakebranch.providers.lakebase.family import Family
+from pytest_lakebranch.providers.lakebase.names import Name, is_past
 from pytest_lakebranch.providers.lakebase.project import Project
+from pytest_lakebranch.providers.lakebase.template import Templates
+from pytest_lakebranch.providers.lakebase.upkeep import Upkeep
 from pytest_lakebranch.providers.lakebase.upstream import LATER_PATIENCE, Door
 from pytest_lakebranch.waiting import Clock, Deadline
 
+LOG = logging.getLogger("pytest_lakebranch.lakebase")
 FORMAT = 1
 LIFE = 86400.0
 """Seconds until the death date of what a run makes: no run takes longer, and a kept template is never older."""
-STILL_LONG = 7200.0
-"""Seconds that a kept template must still live to be used: longer than a run takes."""
-LOOK_SECONDS = 5.0
-REST_AFTER = 30.0
-"""Seconds after which a spare's endpoint may go to sleep."""
 AT = "@"
+LSN = re.compile(r"[0-9A-Fa-f]{1,8}/[0-9A-Fa-f]{1,8}")
 
 
 class LakebaseProvider:
@@ -54,18 +57,11 @@ class LakebaseProvider:
         self._lock = threading.RLock()
         self._numbers = itertools.count(1)
         self._alive: dict[str, LakebaseCompute] = {}
-        self._renewed: dict[str, float] = {}
-        self._children: Counter[str] = Counter()
-        self._parent_of: dict[str, str] = {}
-        self._doomed: set[str] = set()
-        self._parents: set[str] = set()
-        self._left: set[str] = set()
-        self._sealed: dict[str, str] = {}
         self._unlogged: dict[str, bool] = {}
-        self._kept: dict[str, str] | None = None
-        self._over = threading.Event()
-        self._housekeeper = threading.Thread(target=self._keep_house, name="lakebranch-renewal", daemon=True)
-        self._housekeeper.start()
+        self._over = False
+        self._family = Family(self._branches.delete)
+        self._templates = Templates(project, wall)
+        self._upkeep = Upkeep(self._branches, self._living, wall)
 
     @property
     def facts(self) -> ProviderFacts:
@@ -113,25 +109,8 @@ class LakebaseProvider:
         """See Provider. Without steps, branches are forked from the source itself."""
         if key == self.root_key:
             return ForkPoint(key, self._project.source)
-        path = self._sealed.get(key) or self._kept_templates().get(_tag(key))
+        path = self._templates.find(key)
         return None if path is None else ForkPoint(key, path)
-
-    def _kept_templates(self) -> dict[str, str]:
-        """Templates of former runs, by tag: what has no expiry was sealed. Asked once, and only if any are wanted."""
-        if not self._settings.keep_template:
-            return {}
-        with self._lock:
-            if self._kept is None:
-                self._kept = {tag: path for tag, path in map(self._as_template, self._project.api.branches()) if tag}
-            return self._kept
-
-    def _as_template(self, view: dict[str, Any]) -> tuple[str, str]:
-        path, status = str(view.get("name", "")), view.get("status") or {}
-        name = parse(path.rpartition("/")[2])
-        sound = status.get("current_state") == "READY" and not status.get("expire_time")
-        if name is None or name.owner != self._project.owner or name.tag[0] != "t" or not sound:
-            return "", path
-        return (name.tag if name.dies - self._wall() > STILL_LONG else ""), path
 
     @contextlib.contextmanager
     def building(self, key: str) -> Iterator[None]:
@@ -140,14 +119,13 @@ class LakebaseProvider:
 
         self._locks.mkdir(mode=0o700, exist_ok=True)
         with FileLock(self._locks / f"{key[:32]}.lock"):
-            with self._lock:
-                self._kept = None  # another run may have built it while we waited
+            self._templates.look_again()
             yield
 
     def build(self, name: str, at: ForkPoint | None, *, key: str = "") -> Compute:
         """See Provider."""
         source = ForkPoint(self.root_key, self._project.source) if at is None else at
-        compute = self._make(name, _tag(key or name), source)
+        compute = self._make(name, self._templates.tags(key or name), source)
         try:
             template.prepare(compute)
         except BaseException:
@@ -165,14 +143,14 @@ class LakebaseProvider:
         try:
             template.check_quiet(ours)
             template.finish(ours)
-            self._branches.keep_forever(ours.path)
+            self._upkeep.forever(ours.path)
         except LakebranchError as error:
             ours.discard()
             raise BaseError(f"the template branch could not be sealed: {error}") from error
         with self._lock:
             if self._alive.pop(ours.path, None) is None:
                 raise BaseError("the template was not sealed: the worker that built it died, or the run is ending.")
-            self._sealed[key] = ours.path
+            self._templates.add(key, ours.path)
         ours.close()
         return ForkPoint(key, ours.path)
 
@@ -180,7 +158,7 @@ class LakebaseProvider:
 
     def start(self, name: str, at: ForkPoint) -> Compute:
         """See Provider."""
-        compute = self._make(name, name, at)
+        compute = self._make(name, _attempts(name), at)
         if at.key not in self._unlogged:
             self._unlogged[at.key] = self._has_unlogged(compute)
         compute.unlogged = self._unlogged[at.key]
@@ -199,13 +177,14 @@ class LakebaseProvider:
                 f"{self._project.source}, or give lakebranch_base steps: these make both."
             ) from error
 
-    def _make(self, name: str, tag: str, at: ForkPoint) -> LakebaseCompute:
+    def _make(self, name: str, tags: Iterator[str], at: ForkPoint) -> LakebaseCompute:
         """A branch that lets us in. On failure nothing of it is left, or soon."""
         deadline = Deadline(amounts.span(self._settings.deadline))
         path, _, moment = at.location.partition(AT)
-        branch_id = str(Name(self._project.owner, self._project.run, tag, self._dies))
-        with self._counted(path):
-            made, host = self._branches.create(branch_id, self._source(path, moment, at), deadline)
+        ids = (str(Name(self._project.owner, self._project.run, tag, self._dies)) for tag in tags)
+        with self._family.counted(path):
+            self._check_not_over()
+            made, host = self._branches.create(ids, self._source(path, moment, at), deadline)
             with self._deleted_on_failure(made):
                 compute = self._open(name, made, host.host, host.endpoint, deadline)
                 self._register(compute, path)
@@ -213,25 +192,17 @@ class LakebaseProvider:
             self._branches.later(self._make_small, made, host.endpoint)
         return compute
 
+    def _check_not_over(self) -> None:
+        with self._lock:
+            if self._over:
+                raise BranchError("the run is ending: no more branches are made.")
+
     def _source(self, path: str, moment: str, at: ForkPoint) -> dict[str, str]:
         parent = self._alive.get(path)
         if not moment or (parent is not None and parent.is_still(at)):
             return {"source_branch": path}
         which = "source_branch_lsn" if "/" in moment else "source_branch_time"
         return {"source_branch": path, which: moment}
-
-    @contextlib.contextmanager
-    def _counted(self, parent: str) -> Iterator[None]:
-        """Keep the parent from being deleted while a child is made; it stays counted when that succeeds."""
-        with self._lock:
-            if self._over.is_set() or parent in self._doomed:
-                raise BranchError("the run is ending: no more branches are made.")
-            self._children[parent] += 1
-        try:
-            yield
-        except BaseException:
-            self._child_gone(parent)
-            raise
 
     @contextlib.contextmanager
     def _deleted_on_failure(self, path: str) -> Iterator[None]:
@@ -250,7 +221,7 @@ class LakebaseProvider:
             host,
             self._settings.endpoint_port,
             project.identity,
-            lambda until: project.api.credential(endpoint, until),
+            lambda until: self._credential(endpoint, until),
             authorities=project.authorities,
             stands_for=project.stands_for,
             clock=Clock(now=self._wall),
@@ -273,14 +244,24 @@ class LakebaseProvider:
         door.patience = min(door.patience, LATER_PATIENCE)
         return compute
 
+    def _credential(self, endpoint: str, until: Deadline) -> str:
+        try:
+            return self._project.api.credential(endpoint, until)
+        except CloudError as error:  # told to the client that wants to log in
+            raise LoginError(str(error)) from error
+
     def _register(self, compute: LakebaseCompute, parent: str) -> None:
         with self._lock:
-            if self._over.is_set():
+            if self._over:
                 compute.close()
                 raise BranchError(f"{compute.name} was not started: the run is over.")
             self._alive[compute.path] = compute
-            self._renewed[compute.path] = self._wall()
-            self._parent_of[compute.path] = parent
+            self._upkeep.begin(compute.path)
+            self._family.born(compute.path, parent)
+
+    def _living(self) -> list[LakebaseCompute]:
+        with self._lock:
+            return list(self._alive.values())
 
     def _make_small(self, path: str, endpoint: str) -> None:
         if path not in self._alive:
@@ -295,126 +276,100 @@ class LakebaseProvider:
 
     def fork_point(self, compute: LakebaseCompute, position: str) -> ForkPoint:
         """See Owner."""
-        with self._lock:
-            lasting = compute.path in self._parents
-        if not lasting:
-            self._branches.keep_forever(compute.path)
-            with self._lock:
-                self._parents.add(compute.path)
+        self._upkeep.forever(compute.path)
         location = f"{compute.path}{AT}{position}"
         return ForkPoint(location, location)
 
-    def leave(self, compute: LakebaseCompute, until: float) -> None:
+    def leave(self, compute: LakebaseCompute, until: float) -> float:
         """See Owner."""
-        seconds = max(SHORTEST_TTL, min(until - self._wall(), self._branches.retention))
+        path = compute.path
         try:
-            self._project.api.set_expiration(compute.path, {"ttl": f"{seconds:.0f}s"})
+            # One whose child is kept has no expiry, and goes after its death date.
+            ends = self._dies if self._family.is_left(path) else self._upkeep.until(path, until)
         except LakebranchError:
             self.take_back(compute)
             raise
         with self._lock:
-            self._left.add(compute.path)
-            self._alive.pop(compute.path, None)
-        self._project.budget.give_back()
-        self._child_gone(self._parent_of.pop(compute.path))
+            self._alive.pop(path, None)
+        self._upkeep.forget(path)
+        for _ in range(1 + self._family.leave(path)):
+            self._project.budget.give_back()
+        return ends
 
     def take_back(self, compute: LakebaseCompute) -> None:
         """See Owner."""
         with self._lock:
             if self._alive.pop(compute.path, None) is None:
                 return
-            if self._children[compute.path]:
-                self._doomed.add(compute.path)
-                return
-        self._remove(compute.path)
-
-    def _remove(self, path: str) -> None:
-        """Delete a branch without children, and then its parent if that waits for it."""
-        self._branches.delete(path)
-        parent = self._parent_of.pop(path, None)
-        if parent is not None:
-            self._child_gone(parent)
-
-    def _child_gone(self, parent: str) -> None:
-        with self._lock:
-            self._children[parent] -= 1
-            ready = parent in self._doomed and not self._children[parent]
-            self._doomed -= {parent} if ready else set()
-        if ready:
-            self._remove(parent)
-
-    # -- time
-
-    def _keep_house(self) -> None:
-        while not self._over.wait(LOOK_SECONDS):
-            self.tick()
-
-    def tick(self) -> None:
-        """Renew what would expire, and let spares' endpoints go to sleep. Done all the time anyway."""
-        with self._lock:
-            alive = list(self._alive.values())
-        for compute in alive:
-            compute.rest_if_idle(REST_AFTER)
-            due = self._wall() - self._renewed.get(compute.path, 0.0) > self._branches.ttl / 3
-            if due and compute.path not in self._parents:
-                self._renew(compute)
-
-    def _renew(self, compute: LakebaseCompute) -> None:
-        try:
-            self._project.api.set_expiration(compute.path, self._branches.expiration)
-        except LakebranchError as error:
-            if compute.path in self._alive:
-                self._branches.troubles.append(error)
-        self._renewed[compute.path] = self._wall()
+        self._upkeep.forget(compute.path)
+        if not self._family.doom(compute.path):
+            self._project.budget.give_back()
 
     # -- the end
 
     def at(self, when: str) -> ForkPoint:
-        """See Provider."""
-        location = f"{self._project.source}{AT}{when}"
+        """See Provider. A time without an offset is in UTC."""
+        location = f"{self._project.source}{AT}{when if LSN.fullmatch(when) else _moment(when)}"
         return ForkPoint(location, location)
 
     def forget(self, at: ForkPoint) -> None:
         """See Provider. A fork point is a place in a branch's history, which costs nothing."""
 
     def close(self) -> None:
-        """See Provider. Raises ExceptionGroup with what could not be deleted."""
-        if self._over.is_set():
-            return
-        self._over.set()
-        self._project.budget.close()
-        self._housekeeper.join()
+        """See Provider. Raises ExceptionGroup with what could not be deleted, or not looked after."""
         with self._lock:
-            alive = list(self._alive.values())
-        for compute in alive:
+            if self._over:
+                return
+            self._over = True
+        self._project.budget.close()
+        self._upkeep.close()
+        troubles = self._upkeep.troubles
+        for compute in self._living():
             compute.discard(disposable=True)
         if not self._settings.keep_template:
-            for path in self._sealed.values():
-                self._doom(path)
+            for path in self._templates.paths:
+                self._family.doom(path)
         self._branches.close()
-        self._sweep()
+        left = self._sweep()
         self._project.close()
-        if self._branches.troubles:
-            raise BaseExceptionGroup("branches were left behind", self._branches.troubles)
+        if left:
+            raise BaseExceptionGroup("branches were left behind", left)
+        if troubles + self._branches.troubles:
+            raise BaseExceptionGroup("branches were not looked after", troubles + self._branches.troubles)
 
-    def _doom(self, path: str) -> None:
-        with self._lock:
-            if self._children[path]:
-                self._doomed.add(path)
-                return
-        self._remove(path)
-
-    def _sweep(self) -> None:
-        """Delete what landed although we were told that it had failed."""
-        keep = set(self._sealed.values()) if self._settings.keep_template else set()
+    def _sweep(self) -> list[Exception]:
+        """Delete what landed although we were told that it had failed, and what is ours and past its death date: what
+        machines leave that are gone themselves. What could not be deleted.
+        """
         try:
-            self._project.sweep(lambda name, path: name.run == self._project.run and path not in keep | self._left)
+            self._project.sweep(self._may_go)
         except LakebranchError as error:
-            self._branches.troubles.append(error)
+            return [error]
+        return []
+
+    def _may_go(self, name: Name, view: View) -> bool:
+        if name.run != self._project.run:
+            return name.owner == self._project.owner and is_past(name, view.get("status") or {}, self._wall())
+        kept = self._settings.keep_template and view["name"] in self._templates.paths
+        return not kept and not self._family.is_left(view["name"])
 
 
-def _tag(key: str) -> str:
-    return f"t{key[:12]}"
+def _attempts(name: str) -> Iterator[str]:
+    """Words for a branch's name: its own, and others for when that has been used up."""
+    yield name
+    yield from (f"{name}r{number}" for number in itertools.count(2))
+
+
+def _moment(when: str) -> str:
+    """A time as the service wants it (RFC 3339, in UTC); raises BranchError."""
+    try:
+        found = datetime.fromisoformat(when)
+    except ValueError:
+        raise BranchError(
+            f"at={when!r} is neither a time such as 2026-11-01T12:00Z nor a position in the log such as 0/16B3748."
+        ) from None
+    known = found if found.tzinfo else found.replace(tzinfo=UTC)
+    return known.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
 def _ours(compute: Compute) -> LakebaseCompute:

@@ -3,58 +3,39 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
-import os
-from collections.abc import Iterator
 from pathlib import Path
 
-from pytest_lakebranch.providers.lakebase.names import GRACE, Name
+from pytest_lakebranch.providers.lakebase.api import View
+from pytest_lakebranch.providers.lakebase.names import Name, is_past, is_sealed
 from pytest_lakebranch.providers.lakebase.project import Project
-from pytest_lakebranch.state import CLOUD_RECORD, State
+from pytest_lakebranch.state import ALIVE, CLOUD_RECORD, State, locked_if_free
 
 
 def reap(project: Project, state: State, *, dry_run: bool = False) -> list[str]:
-    """Delete what runs that died on this machine left, and whatever of ours is past its death date; its paths.
+    """Delete what runs that died on this machine left, and whatever is past its death date; its paths.
 
     A run lives as long as its host holds the lock in its directory, which stays until its branches are gone.
-    Raises CloudError.
+    All is tried; raises CloudError, or BranchError with what could not be deleted.
     """
     with contextlib.ExitStack() as stack:
-        dead = dict(stack.enter_context(_dead(path, project)) for path in sorted(state.runs.iterdir()))
-        dead.pop("", None)
-        now = project.api.now()
-        found = project.sweep(lambda name, _path: _is_due(name, set(dead), now), dry_run=dry_run)
+        dead = {}
+        for path in sorted(state.runs.iterdir()):
+            run = _recorded(path, project)
+            if run and stack.enter_context(locked_if_free(path / ALIVE)):
+                dead[run] = path
+        found = project.sweep(lambda name, view: _is_due(name, view, set(dead), project), dry_run=dry_run)
         if not dry_run:
             for directory in dead.values():
                 (directory / CLOUD_RECORD).unlink(missing_ok=True)
     return found
 
 
-def _is_due(name: Name, dead: set[str], now: float) -> bool:
-    return name.run in dead or now > name.dies + GRACE
-
-
-@contextlib.contextmanager
-def _dead(path: Path, project: Project) -> Iterator[tuple[str, Path]]:
-    """The run of this directory if it is dead and was in our project, else an empty one; no host can claim it here."""
-    run = _recorded(path, project)
-    if not run:
-        yield "", path
-        return
-    try:
-        descriptor = os.open(path / "alive.lock", os.O_RDWR)
-    except FileNotFoundError:
-        yield "", path
-        return
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        yield "", path
-    else:
-        yield run, path
-    finally:
-        os.close(descriptor)
+def _is_due(name: Name, view: View, dead: set[str], project: Project) -> bool:
+    status, now = view.get("status") or {}, project.api.now()
+    if name.run in dead:
+        return not (project.settings.keep_template and is_sealed(name, status) and now < name.dies)
+    return is_past(name, status, now)
 
 
 def _recorded(path: Path, project: Project) -> str:

@@ -1,13 +1,20 @@
-"""Branches that steps work on: the role and the database that tests use, made where the source has none."""
+"""Branches that steps work on: the role and the database that tests use, made where the source has none; and what has
+become of them.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
+import threading
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from pytest_lakebranch.errors import BaseError
 from pytest_lakebranch.postgres.connect import connect
+from pytest_lakebranch.providers.lakebase.names import is_sealed, parse
+from pytest_lakebranch.providers.lakebase.project import Project
 from pytest_lakebranch.waiting import Deadline, poll
 
 if TYPE_CHECKING:
@@ -20,6 +27,69 @@ SUPERUSERS = "databricks_superuser"
 MEMBER = "select pg_has_role(%s, 'member') and not rolsuper from pg_roles where rolname = current_user"
 UNLOGGED = "select count(*) from pg_class where relkind = 'S' and relpersistence = 'u'"
 QUIET_SECONDS = 2.0
+STILL_LONG = 7200.0
+"""Seconds that a kept template must still live to be used: longer than a run takes."""
+KEY_CHARACTERS = 9
+"""Of a base's key, in its templates' names: the rest tells a run's attempts to build it apart."""
+
+
+def _prefix(key: str) -> str:
+    return f"t{key[:KEY_CHARACTERS]}"
+
+
+class Templates:
+    """The sealed templates: those of this run, and where they are kept those of former ones."""
+
+    def __init__(self, project: Project, wall: Callable[[], float]) -> None:
+        self._project = project
+        self._wall = wall
+        self._lock = threading.Lock()
+        self._numbers = itertools.count(1)
+        self._sealed: dict[str, str] = {}
+        self._kept: dict[str, str] | None = None
+
+    @property
+    def paths(self) -> set[str]:
+        """Those of this run."""
+        with self._lock:
+            return set(self._sealed.values())
+
+    def tags(self, key: str) -> Iterator[str]:
+        """Words for the names of this key's templates, none of them twice: a dead worker's is being deleted."""
+        while True:
+            yield f"{_prefix(key)}{next(self._numbers) % 0x1000:03x}"
+
+    def find(self, key: str) -> str | None:
+        """The path of the sealed one, the latest if there are several. Raises CloudError."""
+        with self._lock:
+            if key in self._sealed:
+                return self._sealed[key]
+            if not self._project.settings.keep_template:
+                return None
+            if self._kept is None:  # asked once, and only if any are wanted
+                self._kept = self._listed()
+            return self._kept.get(_prefix(key))
+
+    def _listed(self) -> dict[str, str]:
+        found = []
+        for view in self._project.api.branches():
+            path, status = str(view.get("name", "")), view.get("status") or {}
+            name = parse(path.rpartition("/")[2])
+            if name is None or name.owner != self._project.owner or not is_sealed(name, status):
+                continue
+            if name.dies - self._wall() > STILL_LONG:
+                found.append((name.dies, str(view.get("create_time", "")), name.tag[:-3], path))
+        return {prefix: path for _, _, prefix, path in sorted(found)}
+
+    def look_again(self) -> None:
+        """Another run may have made one meanwhile."""
+        with self._lock:
+            self._kept = None
+
+    def add(self, key: str, path: str) -> None:
+        """One more is sealed."""
+        with self._lock:
+            self._sealed[key] = path
 
 
 def prepare(compute: LakebaseCompute) -> None:
@@ -91,6 +161,8 @@ def check_quiet(compute: LakebaseCompute) -> None:
     if poll(lambda: None if compute.has_clients else True, deadline=Deadline(QUIET_SECONDS)) is None:
         raise BaseError("a step left a connection open to the template branch: close it at the step's end.")
     try:
+        if not compute.others_leave(QUIET_SECONDS):
+            raise BaseError("a step left a statement running on the template branch: wait for it at the step's end.")
         with connect(compute.maintenance, autocommit=True) as connection:
             row = connection.execute("select count(*), min(gid) from pg_prepared_xacts").fetchone()
     except psycopg.Error as error:

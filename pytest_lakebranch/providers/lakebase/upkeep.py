@@ -1,0 +1,121 @@
+"""When branches expire: renewed while a run needs them, never where they have children, at a set time where kept."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from pytest_lakebranch.providers.lakebase.branches import Branches
+from pytest_lakebranch.providers.lakebase.compute import LakebaseCompute
+
+LOOK_SECONDS = 5.0
+REST_AFTER = 30.0
+"""Seconds after which a spare's endpoint may go to sleep."""
+RENEWAL_SECONDS = 30.0
+"""For one attempt to renew a branch: others wait for their turn."""
+
+
+@dataclass(slots=True)
+class _Term:
+    """One branch's time. ``lock`` is held while it is changed; a ``settled`` one is not renewed."""
+
+    renewed: float
+    settled: bool = False
+    trouble: BaseException | None = None
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+class Upkeep:
+    """Looks after the branches that ``alive`` gives, from a thread of its own, until it is closed.
+
+    Every change of a branch's expiry goes through here: one after the other, so that none undoes a later one.
+    """
+
+    def __init__(
+        self, branches: Branches, alive: Callable[[], Iterable[LakebaseCompute]], wall: Callable[[], float]
+    ) -> None:
+        self._branches = branches
+        self._alive = alive
+        self._wall = wall
+        self._lock = threading.Lock()
+        self._terms: dict[str, _Term] = {}
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._keep_house, name="lakebranch-renewal", daemon=True)
+        self._thread.start()
+
+    def begin(self, path: str) -> None:
+        """The branch was made just now."""
+        with self._lock:
+            self._terms[path] = _Term(self._wall())
+
+    def forget(self, path: str) -> None:
+        """The branch is to be deleted."""
+        with self._lock:
+            self._terms.pop(path, None)
+
+    @property
+    def troubles(self) -> list[BaseException]:
+        """What keeps branches from being renewed that need it."""
+        with self._lock:
+            return [term.trouble for term in self._terms.values() if term.trouble is not None]
+
+    def forever(self, path: str) -> None:
+        """Let a branch live until it is deleted, so that it may have children. Raises CloudError or BranchError."""
+        term = self._term(path)
+        with term.lock:
+            if not term.settled:
+                self._branches.keep_forever(path)
+                term.settled, term.trouble = True, None
+
+    def until(self, path: str, until: float) -> float:
+        """Let a branch expire then, or as late as the service allows, and not be renewed any more; when it expires.
+
+        Raises CloudError or BranchError.
+        """
+        term = self._term(path)
+        with term.lock:
+            seconds = self._branches.set_ttl(path, min(until - self._wall(), self._branches.retention))
+            term.settled = True
+            return self._wall() + seconds
+
+    def _term(self, path: str) -> _Term:
+        with self._lock:
+            return self._terms.setdefault(path, _Term(self._wall()))
+
+    def _keep_house(self) -> None:
+        while not self._over.wait(LOOK_SECONDS):
+            self.tick()
+
+    def tick(self) -> None:
+        """Renew what would expire, and let spares' endpoints go to sleep. Done all the time anyway."""
+        for compute in self._alive():
+            try:
+                compute.rest_if_idle(REST_AFTER)
+                self._renew(compute.path)
+            except Exception as error:  # noqa: BLE001  (told at the end, unless a later attempt succeeds)
+                self._note(compute.path, error)
+
+    def _renew(self, path: str) -> None:
+        with self._lock:
+            term = self._terms.get(path)
+        if term is None or term.settled or not self._is_due(term):
+            return
+        with term.lock:
+            if not term.settled:
+                self._branches.set_ttl(path, self._branches.ttl, RENEWAL_SECONDS)
+                term.renewed, term.trouble = self._wall(), None
+
+    def _is_due(self, term: _Term) -> bool:
+        return self._wall() - term.renewed > self._branches.ttl / 3
+
+    def _note(self, path: str, error: Exception) -> None:
+        with self._lock:
+            term = self._terms.get(path)
+            if term is not None:  # else it is being deleted
+                term.trouble = error
+
+    def close(self) -> None:
+        """Renew nothing any more. Idempotent."""
+        self._over.set()
+        self._thread.join()

@@ -1,0 +1,250 @@
+"""The Lakebase provider, how leases, branches and runs end: nothing runs on, is left, or goes too early."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC
+from pathlib import Path
+
+import pytest
+from emulator_rigs import Emulated
+from google.protobuf.duration_pb2 import Duration
+from lakebase_rigs import Cloud, calls, cloud, ended, ours
+
+from pytest_lakebranch.emulator.limits import Limits
+from pytest_lakebranch.errors import BranchError, CloudError
+from pytest_lakebranch.kept import Kept
+from pytest_lakebranch.model import ForkPoint
+from pytest_lakebranch.postgres.connect import connect
+from pytest_lakebranch.providers.lakebase.branches import Branches, Pace
+from pytest_lakebranch.providers.lakebase.names import Name
+from pytest_lakebranch.providers.lakebase.reaper import reap
+from pytest_lakebranch.state import State
+from pytest_lakebranch.waiting import Deadline, poll
+
+pytest_plugins = ["emulator_fixtures"]
+KEY = "0123456789abcdef"
+
+
+@pytest.fixture
+def here(lakebase: Emulated, tmp_path: Path) -> Iterator[Cloud]:
+    """A provider on the shared emulator; what a test leaves on purpose is cleared."""
+    with cloud(lakebase, tmp_path) as made:
+        try:
+            yield made
+        finally:
+            lakebase.emulator.faults.clear()
+    lakebase.clear()
+
+
+def note(seconds: float) -> Kept:
+    """What is known of a branch that is to be kept so long."""
+    now = time.time()
+    return Kept("run", "b9", "test_x", "gw0", "failed", "/", now, now + seconds, {})
+
+
+def expires(emulated: Emulated, path: str) -> float | None:
+    """When a branch does, in seconds since 1970."""
+    status = emulated.w.postgres.get_branch(path).status
+    assert status is not None
+    return None if status.expire_time is None else status.expire_time.ToDatetime(tzinfo=UTC).timestamp()
+
+
+def template(here: Cloud, key: str = KEY) -> ForkPoint:
+    """A sealed template."""
+    return here.provider.seal(here.provider.build("b0", None, key=key), key)
+
+
+@pytest.mark.parametrize(("seconds", "says"), [(0.4, "wrote in 1 transaction"), (60, None)], ids=["short", "long"])
+def test_a_statement_whose_client_hung_up(here: Cloud, seconds: float, says: str | None) -> None:
+    """It is waited for, then ended: the next lease does not see what it writes."""
+    compute = here.start()
+    client = connect(compute.endpoint, autocommit=True)
+    client.pgconn.send_query(b"select pg_sleep(%f); insert into item values (77)" % seconds)
+    assert poll(lambda: compute._look()[1] or None, deadline=Deadline(5))
+    client.close()
+    assert poll(lambda: None if compute.has_clients else True, deadline=Deadline(5))
+    assert ended(compute) == says
+    assert compute._look()[1] == 0
+
+
+def test_clients_that_could_not_be_ended_are_a_reason(lakebase: Emulated, tmp_path: Path) -> None:
+    """A server that cannot be asked whether they are gone is not believed to be clean."""
+    ahead = [0.0]
+    with cloud(lakebase, tmp_path, wall=lambda: time.time() + ahead[0]) as here:
+        compute = here.start()
+        with connect(compute.endpoint):
+            ahead[0] = 3500.0  # our own token is too old
+            compute.rest()
+            lakebase.emulator.faults.add({"route": "generate_database_credential", "kind": "status", "status": 400})
+            compute.end_connections()
+        lakebase.emulator.faults.clear()
+        assert compute.change() == "its clients could not be ended"
+
+
+def test_what_a_kept_branch_comes_from_stays(here: Cloud) -> None:
+    """The end of the run does not wait for what cannot be deleted; it goes after its death date."""
+    at = template(here)
+    compute = here.provider.start("b1", at)
+    compute.keep(note(7200))
+    here.provider.close()
+    assert len(ours(here.emulated)) == 2
+    assert "delete_branch" not in calls(here.emulated)[-4:]
+
+
+def test_keeping_is_done_when_it_says_so(new_emulator: Callable[..., Emulated], tmp_path: Path) -> None:
+    """As late as the workspace allows, after children that are being deleted; what is said is what is so."""
+    emulated = new_emulator(limits=Limits(branch_ttl=1000.0), latencies={"delete_branch": "1", "update_branch": "0.3"})
+    with cloud(emulated, tmp_path) as here:
+        compute = here.start("b1")
+        here.start("b2", at=compute.fork_point()).discard()
+        kept = compute.keep(note(7200))
+        assert 300 <= kept.until - time.time() <= 1000
+        assert expires(emulated, compute.path) == pytest.approx(kept.until, abs=30)
+
+
+def test_no_renewal_undoes_what_has_no_end(new_emulator: Callable[..., Emulated], tmp_path: Path) -> None:
+    """A branch that is being forked is not renewed any more."""
+    emulated = new_emulator(latencies={"update_branch": "0.5"})
+    ahead = [0.0]
+    with cloud(emulated, tmp_path, wall=lambda: time.time() + ahead[0]) as here:
+        compute = here.start("b1")
+        ahead[0] = 1500.0
+        forking = threading.Thread(target=compute.fork_point)
+        before = calls(emulated).count("update_branch")
+        forking.start()
+        assert poll(lambda: calls(emulated).count("update_branch") > before or None, deadline=Deadline(5))
+        here.provider._upkeep.tick()
+        forking.join()
+        assert expires(emulated, compute.path) is None
+
+
+def test_a_renewal_that_failed_is_tried_again(lakebase: Emulated, tmp_path: Path) -> None:
+    """At the next look, and then it is no trouble any more."""
+    ahead = [0.0]
+    with cloud(lakebase, tmp_path, wall=lambda: time.time() + ahead[0]) as here:
+        compute = here.start("b1")
+        before = expires(lakebase, compute.path)
+        lakebase.emulator.faults.add({"route": "update_branch", "kind": "status", "status": 403})
+        ahead[0] = 1500.0
+        here.provider._upkeep.tick()
+        (trouble,) = here.provider._upkeep.troubles
+        assert isinstance(trouble, CloudError)
+        here.provider._upkeep.tick()
+        assert before is not None
+        assert (expires(lakebase, compute.path) or 0) > before
+    lakebase.emulator.faults.clear()
+
+
+def test_no_name_is_used_twice(new_emulator: Callable[..., Emulated], tmp_path: Path) -> None:
+    """The template of a worker that died is still being deleted when another one builds it; so is a branch that the
+    service had no room for after all.
+    """
+    emulated = new_emulator(latencies={"delete_branch": "1"})
+    with cloud(emulated, tmp_path) as here:
+        here.provider.build("b1", None, key=KEY).discard()
+        here.provider.build("b2", None, key=KEY)
+        fault = {"route": "create_branch", "kind": "status", "status": 400, "error_code": "RESOURCE_EXHAUSTED"}
+        emulated.emulator.faults.add(fault)
+        compute = here.start("b3")
+        assert "-b3r2-" in compute.path
+
+
+def test_the_latest_template_is_used(here: Cloud, lakebase: Emulated, tmp_path: Path) -> None:
+    """Of those that runs have kept."""
+    made = []
+    for number in range(2):
+        later = 120.0 * (1 - number)  # the one that is listed last is the older one
+        with cloud(lakebase, tmp_path, run=f"r{number}", wall=lambda: time.time() + later, keep_template=True) as one:  # noqa: B023
+            made.append(template(one).location)
+    with cloud(lakebase, tmp_path, keep_template=True) as one:
+        found = one.provider.cached(KEY)
+        assert found is not None
+        assert found.location == made[0] != made[1]
+
+
+def test_one_failed_deletion_is_made_up_for(here: Cloud) -> None:
+    """By the sweep at the end; then nothing was left behind, and nothing is said."""
+    compute = here.start("b1")
+    here.emulated.emulator.faults.add({"route": "delete_branch", "kind": "status", "status": 403})
+    compute.discard()
+    here.provider.close()
+    assert poll(lambda: None if ours(here.emulated) else True, deadline=Deadline(5))
+
+
+def test_what_machines_that_are_gone_have_left(here: Cloud) -> None:
+    """Is deleted by any later run of the same owner."""
+    project = here.provider._project
+    past, soon = time.time() - 86400, time.time() + 86400
+    names = [str(Name(project.owner, "7" * 8, tag, dies)) for tag, dies in (("b1", past), ("b2", soon), ("b3", past))]
+    here.emulated.branch(name=names[0])
+    here.emulated.branch(name=names[1])
+    here.emulated.branch(name=names[2], ttl=Duration(seconds=3000))
+    here.provider.close()
+    assert poll(lambda: None if len(ours(here.emulated)) > 2 else True, deadline=Deadline(5))
+    assert ours(here.emulated) == sorted(names[1:])
+
+
+def test_one_that_cannot_go_stops_no_sweep(here: Cloud, tmp_path: Path) -> None:
+    """It is said, the others go, and a parent of what stays is not waited for."""
+    project = here.provider._project
+    dies = time.time() - 86400
+    path = f"{project.api.project}/branches"
+    stays, fails, goes = (str(Name(project.owner, "7" * 8, tag, dies)) for tag in ("b1", "b2", "b3"))
+    for name in (stays, fails, goes):
+        here.emulated.branch(name=name)
+    here.emulated.branch(source=f"{path}/{stays}", name="somebodys")
+    here.emulated.emulator.faults.add({"route": "delete_branch", "path": fails, "kind": "status", "status": 403})
+    before = calls(here.emulated).count("delete_branch")
+    with pytest.raises(CloudError, match=f"deleting {path}/{fails}: 403"):
+        reap(project, State(tmp_path / "home").ensure())
+    assert calls(here.emulated).count("delete_branch") - before == 2
+    assert poll(lambda: None if goes in ours(here.emulated) else True, deadline=Deadline(5))
+    assert {stays, fails} <= set(ours(here.emulated))
+    here.emulated.emulator.faults.clear()
+    here.emulated.clear()
+
+
+def test_times_are_written_as_the_service_wants_them(here: Cloud) -> None:
+    """With seconds, in UTC; what is none is said before anything is asked."""
+    at = here.provider.at
+    for given, sent in (
+        ("2026-11-01T12:00Z", "2026-11-01T12:00:00Z"),
+        ("2026-11-01T12:00:00.5+02:00", "2026-11-01T10:00:00.500000Z"),
+        ("2026-11-01", "2026-11-01T00:00:00Z"),
+        ("0/16B3748", "0/16B3748"),
+    ):
+        assert at(given).location.endswith(f"@{sent}")
+    with pytest.raises(BranchError, match=r"at='yesterday' is neither a time .* nor a position"):
+        at("yesterday")
+
+
+def test_the_pace_is_learnt_in_both_directions() -> None:
+    """A service that has become quicker is looked at earlier, and none is waited for longer than two seconds."""
+    pace = Pace()
+    pace.learn(30.0, at_once=False)
+    assert pace.first_look == 2.0
+    for _ in range(40):
+        pace.learn(pace.first_look, at_once=True)
+    assert pace.first_look < 0.5
+
+
+def test_a_limit_is_learnt_once() -> None:
+    """By however many creates it is met at the same time."""
+    branches = Branches(None, None, 3600.0, 86400.0)  # type: ignore[arg-type]
+    together = threading.Barrier(8)
+
+    def create(ttl: float) -> None:
+        if ttl > 2000:
+            together.wait(5)
+            raise CloudError("expiration time exceeds the maximum expiration time")
+
+    threads = [threading.Thread(target=branches._within_longest, args=(3600.0, create)) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    branches.close()
+    assert branches.ttl == 1800
