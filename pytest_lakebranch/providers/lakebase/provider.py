@@ -17,7 +17,6 @@ from pathlib import Path
 from pytest_lakebranch import amounts
 from pytest_lakebranch.errors import BaseError, BranchError, CloudError, LakebranchError
 from pytest_lakebranch.model import ForkPoint, ProviderFacts
-from pytest_lakebranch.postgres.login import LoginError
 from pytest_lakebranch.providers.base import Compute
 from pytest_lakebranch.providers.lakebase import template
 from pytest_lakebranch.providers.lakebase.api import View
@@ -221,7 +220,7 @@ class LakebaseProvider:
             host,
             self._settings.endpoint_port,
             project.identity,
-            lambda until: self._credential(endpoint, until),
+            lambda until: project.api.credential(endpoint, until),
             authorities=project.authorities,
             stands_for=project.stands_for,
             clock=Clock(now=self._wall),
@@ -243,12 +242,6 @@ class LakebaseProvider:
             raise
         door.patience = min(door.patience, LATER_PATIENCE)
         return compute
-
-    def _credential(self, endpoint: str, until: Deadline) -> str:
-        try:
-            return self._project.api.credential(endpoint, until)
-        except CloudError as error:  # told to the client that wants to log in
-            raise LoginError(str(error)) from error
 
     def _register(self, compute: LakebaseCompute, parent: str) -> None:
         with self._lock:
