@@ -96,7 +96,8 @@ def test_what_a_kept_branch_comes_from_stays(here: Cloud) -> None:
 
 def test_keeping_is_done_when_it_says_so(new_emulator: Callable[..., Emulated], tmp_path: Path) -> None:
     """As late as the workspace allows, after children that are being deleted; what is said is what is so."""
-    emulated = new_emulator(limits=Limits(branch_ttl=1000.0), latencies={"delete_branch": "0.5", "update_branch": "0.3"})
+    latencies = {"delete_branch": "0.5", "update_branch": "0.3"}
+    emulated = new_emulator(limits=Limits(branch_ttl=1000.0), latencies=latencies)
     with cloud(emulated, tmp_path) as here:
         compute = here.start("b1")
         here.start("b2", at=compute.fork_point()).discard()
