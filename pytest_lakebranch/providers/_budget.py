@@ -85,14 +85,15 @@ class Budget:
                 self._learnt_until = min(self._learnt_until, self.clock.now() + FIRST_PAUSE)
             self._changed.notify_all()
 
-    def believe(self, why: str) -> None:
+    def believe(self, why: str, *, useless: int = 0) -> None:
         """The service refused one that was taken, and is given back: it says that there is room for no more now.
 
+        ``useless`` are those among what is taken that it refused and that are still to be given back.
         What is deleted may count a while longer, and others may give something back: one more is tried now and then.
         """
         with self._changed:
             self._pause = min(LONGEST_PAUSE, 2 * self._pause if self._learnt is not None else FIRST_PAUSE)
-            self._learnt, self._learnt_until = self._taken, self.clock.now() + self._pause
+            self._learnt, self._learnt_until = self._taken - useless, self.clock.now() + self._pause
             self._why = why.rstrip(".")
 
     def succeeded(self) -> None:

@@ -39,6 +39,16 @@ def here(lakebase: Emulated, tmp_path: Path) -> Iterator[Cloud]:
     lakebase.clear()
 
 
+@contextlib.contextmanager
+def slow(emulated: Emulated, **latencies: str) -> Iterator[None]:
+    """Calls take their time in the block."""
+    emulated.control("PATCH", "latencies", latencies).raise_for_status()
+    try:
+        yield
+    finally:
+        emulated.control("PATCH", "latencies", dict.fromkeys(latencies, "0")).raise_for_status()
+
+
 def note(seconds: float) -> Kept:
     """What is known of a branch that is to be kept so long."""
     now = time.time()
@@ -106,20 +116,19 @@ def test_keeping_is_done_when_it_says_so(new_emulator: Callable[..., Emulated], 
         assert expires(emulated, compute.path) == pytest.approx(kept.until, abs=30)
 
 
-def test_no_renewal_undoes_what_has_no_end(new_emulator: Callable[..., Emulated], tmp_path: Path) -> None:
+def test_no_renewal_undoes_what_has_no_end(lakebase: Emulated, tmp_path: Path) -> None:
     """A branch that is being forked is not renewed any more."""
-    emulated = new_emulator(latencies={"update_branch": "0.5"})
     ahead = [0.0]
-    with cloud(emulated, tmp_path, wall=lambda: time.time() + ahead[0]) as here:
+    with cloud(lakebase, tmp_path, wall=lambda: time.time() + ahead[0]) as here, slow(lakebase, update_branch="0.5"):
         compute = here.start("b1")
         ahead[0] = 1500.0
         forking = threading.Thread(target=compute.fork_point)
-        before = calls(emulated).count("update_branch")
+        before = calls(lakebase).count("update_branch")
         forking.start()
-        assert poll(lambda: calls(emulated).count("update_branch") > before or None, deadline=Deadline(5))
+        assert poll(lambda: calls(lakebase).count("update_branch") > before or None, deadline=Deadline(5))
         here.provider._upkeep.tick()
         forking.join()
-        assert expires(emulated, compute.path) is None
+        assert expires(lakebase, compute.path) is None
 
 
 def test_a_renewal_that_failed_is_tried_again(lakebase: Emulated, tmp_path: Path) -> None:
@@ -139,18 +148,26 @@ def test_a_renewal_that_failed_is_tried_again(lakebase: Emulated, tmp_path: Path
     lakebase.emulator.faults.clear()
 
 
-def test_no_name_is_used_twice(new_emulator: Callable[..., Emulated], tmp_path: Path) -> None:
-    """The template of a worker that died is still being deleted when another one builds it; so is a branch that the
-    service had no room for after all.
+def test_no_name_is_used_twice(here: Cloud) -> None:
+    """The template of a worker that died is still being deleted when another one builds it; so may be a branch that
+    the service had no room for after all.
     """
-    emulated = new_emulator(latencies={"delete_branch": "0.5"})
-    with cloud(emulated, tmp_path) as here:
+    with slow(here.emulated, delete_branch="0.5"):
         here.provider.build("b1", None, key=KEY).discard()
         here.provider.build("b2", None, key=KEY)
-        fault = {"route": "create_branch", "kind": "status", "status": 400, "error_code": "RESOURCE_EXHAUSTED"}
-        emulated.emulator.faults.add(fault)
-        compute = here.start("b3")
-        assert "-b3r2-" in compute.path
+    fault = {"route": "create_branch", "kind": "status", "status": 400, "error_code": "RESOURCE_EXHAUSTED"}
+    here.emulated.emulator.faults.add(fault)
+    assert "-b3r2-" in here.start("b3").path
+
+
+def test_the_limit_of_active_computes_is_learnt(new_emulator: Callable[..., Emulated], tmp_path: Path) -> None:
+    """It is a limit of branches to us: none is of use that cannot be logged in to."""
+    emulated = new_emulator(limits=Limits(active_computes=1))
+    with cloud(emulated, tmp_path, deadline="2s") as here:
+        here.start("b1")
+        with pytest.raises(CloudError, match=r"lets nobody in"):
+            here.start("b2")
+        assert here.provider._project.budget._learnt == 1
 
 
 def test_the_latest_template_is_used(here: Cloud, lakebase: Emulated, tmp_path: Path) -> None:

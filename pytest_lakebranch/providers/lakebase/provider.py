@@ -10,13 +10,15 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from pytest_lakebranch import amounts
 from pytest_lakebranch.errors import BaseError, BranchError, CloudError, LakebranchError
 from pytest_lakebranch.model import ForkPoint, ProviderFacts
+from pytest_lakebranch.postgres.login import LoggedIn, LoginRefusedError
 from pytest_lakebranch.providers.base import Compute
 from pytest_lakebranch.providers.lakebase import template
 from pytest_lakebranch.providers.lakebase.api import View
@@ -27,7 +29,7 @@ from pytest_lakebranch.providers.lakebase.names import Name, is_past
 from pytest_lakebranch.providers.lakebase.project import Project
 from pytest_lakebranch.providers.lakebase.template import Templates
 from pytest_lakebranch.providers.lakebase.upkeep import Upkeep
-from pytest_lakebranch.providers.lakebase.upstream import LATER_PATIENCE, Door
+from pytest_lakebranch.providers.lakebase.upstream import LATER_PATIENCE, TOO_MANY, Door
 from pytest_lakebranch.waiting import Clock, Deadline
 
 LOG = logging.getLogger("pytest_lakebranch.lakebase")
@@ -216,7 +218,7 @@ class LakebaseProvider:
         import psycopg
 
         project = self._project
-        door = Door(
+        door = _Admission(
             host,
             self._settings.endpoint_port,
             project.identity,
@@ -233,6 +235,8 @@ class LakebaseProvider:
         except psycopg.Error as error:
             compute.close()
             said = str(error).strip().splitlines()[-1]
+            if door.refused == TOO_MANY:  # no more computes may be active: there is no room for more branches either
+                project.budget.believe(said, useless=1)
             raise CloudError(
                 f"branch {name} ({path}) lets nobody in after {deadline.seconds - deadline.left:.0f} s: {said}",
                 hint=f"Does role {project.identity!r} exist in the source branch? Who made the project has one.",
@@ -345,6 +349,21 @@ class LakebaseProvider:
             return name.owner == self._project.owner and is_past(name, view.get("status") or {}, self._wall())
         kept = self._settings.keep_template and view["name"] in self._templates.paths
         return not kept and not self._family.is_left(view["name"])
+
+
+@dataclass(slots=True)
+class _Admission(Door):
+    """A Door that remembers with which SQLSTATE the last login was refused."""
+
+    refused: str = ""
+
+    def log_in(self, asked: Mapping[str, str]) -> LoggedIn:
+        """See Upstream."""
+        try:
+            return Door.log_in(self, asked)
+        except LoginRefusedError as error:
+            self.refused = error.sqlstate
+            raise
 
 
 def _attempts(name: str) -> Iterator[str]:
