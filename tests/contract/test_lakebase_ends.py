@@ -92,6 +92,7 @@ def test_clients_that_could_not_be_ended_are_a_reason(lakebase: Emulated, tmp_pa
             lakebase.emulator.faults.add({"route": "generate_database_credential", "kind": "status", "status": 400})
             compute.end_connections()
         lakebase.emulator.faults.clear()
+        assert poll(lambda: None if compute.has_clients else True, deadline=Deadline(5))
         assert compute.change() == "its clients could not be ended"
 
 
