@@ -105,10 +105,10 @@ def _standing(path: Path) -> Standing:
 
 def _order(path: Path) -> dict[str, Any]:
     try:
-        stored: dict[str, Any] = json.loads((path / "run.json").read_text())
+        stored = json.loads((path / "run.json").read_text())
     except (OSError, ValueError):
         return {}
-    return stored
+    return stored if isinstance(stored, dict) else {}
 
 
 def _held(ledger: Path) -> dict[str, Held]:

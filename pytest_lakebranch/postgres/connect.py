@@ -124,5 +124,9 @@ def connect_read_only(parameters: Mapping[str, str]) -> psycopg.Connection[Any]:
     pinned = {name: "" for variable, name in PINNED_WHEN_SET.items() if variable in os.environ}
     wanted = connection_string({**pinned, **parameters, "connect_timeout": FOREIGN_SECONDS})
     connection = psycopg.connect(wanted, autocommit=True, prepare_threshold=None)
-    connection.execute("SET default_transaction_read_only = on")
+    try:
+        connection.execute("SET default_transaction_read_only = on")
+    except psycopg.Error:
+        connection.close()
+        raise
     return connection
