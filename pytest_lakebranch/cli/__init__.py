@@ -28,7 +28,7 @@ present directory, else the user cache directory."""
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return the exit code. What goes wrong is one message on standard error, never a traceback."""
-    parsed = parser().parse_args(arguments)
+    parsed = _parsed(sys.argv[1:] if arguments is None else arguments)
     try:
         code: int = parsed.act(parsed)
         sys.stdout.flush()
@@ -44,6 +44,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"lakebranch: {said}\n")
         return USAGE if isinstance(error, ConfigError) else FAILED
     return code
+
+
+def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
+    """What was said; after ``--`` all is the program's (argparse takes that for ours once an option stands before)."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    made, program = parser(), list(arguments[end + 1 :])
+    parsed = made.parse_args(arguments[:end])
+    if program and not hasattr(parsed, "program"):
+        made.error(f"{parsed.command} takes nothing after --")
+    if program:
+        parsed.program = program
+    return parsed
 
 
 def parser() -> argparse.ArgumentParser:

@@ -33,7 +33,8 @@ def declare(commands: arguments.Commands) -> None:
         metavar="NODEID|BRANCH|KEY|base",
         help="a test, a branch as `lakebranch ls` names it (b3, or RUN/b3), a layer, or this project's base",
     )
-    made.add_argument("psql", nargs="*", metavar="ARGUMENT", help="after --: arguments for psql, such as -c 'SELECT 1'")
+    after = "after --: arguments for psql, such as -c 'SELECT 1'"
+    made.add_argument("program", nargs="*", metavar="ARGUMENT", help=after)
     made.add_argument("--print", action="store_true", help="print the URL instead, and wait until interrupted")
     arguments.provider(made)
     made.set_defaults(act=run)
@@ -52,7 +53,7 @@ def run(parsed: Namespace) -> int:
     with arguments.ended_by_signals(), opened(target, target.settings, home) as endpoint:
         if parsed.print or parsed.json:
             return _print(parsed, endpoint, target.name)
-        return _psql(endpoint, parsed.psql, target.settings)
+        return _psql(endpoint, parsed.program, target.settings)
 
 
 def _in_cloud(parsed: Namespace, settings: Settings) -> int:
@@ -61,7 +62,7 @@ def _in_cloud(parsed: Namespace, settings: Settings) -> int:
     with arguments.ended_by_signals(), cloud.opened(parsed) as (endpoint, path):
         if parsed.print or parsed.json:
             return _print(parsed, endpoint, path)
-        return _psql(endpoint, parsed.psql, settings)
+        return _psql(endpoint, parsed.program, settings)
 
 
 @contextlib.contextmanager

@@ -27,7 +27,7 @@ def declare(commands: arguments.Commands) -> None:
     what = "serve the Lakebase API on this machine, over real branches, for any client; Ctrl-C ends it"
     made = arguments.command(commands, "serve", what)
     made.add_argument(
-        "run", nargs="*", metavar="COMMAND", help="after --: run it with the environment of a client, then end"
+        "program", nargs="*", metavar="COMMAND", help="after --: run it with the environment of a client, then end"
     )
     made.add_argument("--port", type=_port, default=0, metavar="PORT", help="port of the API (default: any free one)")
     made.add_argument("--base", action="append", default=[], metavar="STEP", help="what the default branch begins with")
@@ -63,8 +63,8 @@ def run(parsed: Namespace) -> int:
         with served(emulator, parsed.port) as url:
             directory = Path(parsed.to) if parsed.to else private
             _announce(parsed, hand_over(emulator, url, directory))
-            if parsed.run:
-                return _command(parsed.run, environment(emulator, url))
+            if parsed.program:
+                return _command(parsed.program, environment(emulator, url))
             with contextlib.suppress(KeyboardInterrupt):
                 while True:
                     signal.pause()

@@ -98,7 +98,7 @@ def test_using_a_layer_makes_it_recent(home: Path, project: Project, command: Co
     project.run("-q").assert_outcomes(passed=1)
     deleted = command("layers", "prune", "--older-than", "1h", "--json").json["deleted"]
     assert len(deleted) == 1
-    assert command("open", "base", "--", "-tAc", "select count(*) from item").out == "2\n"
+    assert command("open", "base", "--provider", "local", "--", "-tAc", "select count(*) from item").out == "2\n"
 
 
 def test_layers_in_use_stay(
