@@ -18,13 +18,21 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 VOID = {"meta", "link", "br", "img"}
 
 
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the page is kept for the next test."""
+    return tmp_path_factory.mktemp("page") / "report.html"
+
+
 @pytest.fixture
-def page(project: Project) -> Path:
-    """The page of a run with two workers and leases of every kind."""
-    project.write(schema_dot_sql=SCHEMA, test_it=SUITE)
-    project.ini(lakebranch_base="sql:schema.sql", lakebranch_env="DATABASE_URL", lakebranch_report="report.html")
-    project.spawn("-n", "2").assert_outcomes(passed=6)
-    return project.path / "report.html"
+def page(project: Project, shared: Path) -> Path:
+    """The page of a run with two workers and leases of every kind; made for the first test that asks."""
+    if not shared.exists():
+        project.write(schema_dot_sql=SCHEMA, test_it=SUITE)
+        project.ini(lakebranch_base="sql:schema.sql", lakebranch_env="DATABASE_URL", lakebranch_report="report.html")
+        project.spawn("-n", "2").assert_outcomes(passed=6)
+        shutil.copy(project.path / "report.html", shared)
+    return shared
 
 
 def browse(page: Path, *options: str) -> str:
