@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Installed packages have their bytecode; without it, every process that a test starts would compile this one's anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test matrix soak cloud bench clean
 .DEFAULT_GOAL := test

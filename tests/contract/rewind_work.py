@@ -115,6 +115,29 @@ DDL = (
     "drop extension if exists pg_visibility",
     "create trigger g{n} before insert on t{k} for each row execute function suppress_redundant_updates_trigger()",
     "create statistics st{n} on a, b from t{k}",
+    "create procedure pr{n}() language sql as 'select {k}'",
+    "create aggregate ag{n} (int) (sfunc = int4pl, stype = int)",
+    "create operator ===> (leftarg = int, rightarg = int, function = int4eq)",
+    "create operator class oc{n} for type int using btree as operator 1 <, function 1 btint4cmp(int, int)",
+    "create type co{n} as (a int, b text)",
+    "create type ra{n} as range (subtype = numeric)",
+    "create type sh{n}",
+    "create cast (box as text) with inout",
+    "create collation cl{n} (locale = 'C')",
+    "create conversion cv{n} for 'LATIN1' to 'UTF8' from iso8859_1_to_utf8",
+    "create text search configuration tc{n} (copy = simple)",
+    "create text search dictionary td{n} (template = simple)",
+    "create access method am{n} type index handler bthandler",
+    "create trusted language la{n} handler plpgsql_call_handler",
+    "create rule ru{n} as on delete to t{k} do also nothing",
+    "create policy po{n} on t{k} using (id > {k})",
+    "create event trigger ev{n} on sql_drop execute function suppress_redundant_updates_trigger()",
+    "create foreign data wrapper fw{n}; create server fs{n} foreign data wrapper fw{n}; "
+    "create user mapping for public server fs{n}; create foreign table ft{n} (id int) server fs{n}",
+    "create subscription su{n} connection 'dbname=nowhere' publication p with (connect = false)",
+    "alter default privileges grant select on tables to public",
+    "alter table t{k} enable row level security",
+    "drop owned by pg_database_owner",
     "create materialized view mv{n} as select * from t{k}",
     "refresh materialized view mv",
     "drop table ul",
@@ -151,6 +174,7 @@ RUINOUS = (
     "select pg_create_physical_replication_slot('s{n}', true)",
     "select pg_create_logical_replication_slot('l{n}', 'test_decoding')",
     "select pg_replication_origin_create('o{n}')",
+    "!create tablespace ts{n} location ''",
 )
 ELSEWHERE = (
     "insert into away values ({n}, 'x') on conflict do nothing",
@@ -225,6 +249,7 @@ class Clients:
             database = "other" if elsewhere else "app"
             made = self.open[number] = connect(self.compute.server.endpoint(database), autocommit=True)
             made.execute("set lock_timeout = 60; set statement_timeout = 3000; set client_min_messages = error")
+            made.execute("set allow_in_place_tablespaces = on")
             made.execute(f"set enable_seqscan = {'off' if number % 2 else 'on'}")
             if number == 2:
                 made.execute("set default_transaction_isolation = serializable")

@@ -25,7 +25,7 @@ import pytest_lakebranch.run  # noqa: F401
 from pytest_lakebranch.waiting import Deadline, poll
 from tests import scan
 
-NOT_OURS = ("randomly", "django", "asyncio", "hypothesispytest", "faker")
+NOT_OURS = ("randomly", "django", "asyncio", "anyio", "hypothesispytest", "faker")
 
 
 def without_others(*wanted: str) -> tuple[str, ...]:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.plugin.conftest import without_others
+
 EXAMPLES = Path(__file__).parents[2] / "conftest_examples"
 
 
@@ -17,9 +19,9 @@ def empty_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("LAKEBRANCH_HOME", str(tmp_path / "home"))
 
 
-def outcomes(example: str, *options: str) -> dict[str, int]:
+def outcomes(example: str, *options: str, plugins: tuple[str, ...] = ()) -> dict[str, int]:
     """How many tests of an example passed, failed and so on; its output is shown if a test of ours fails."""
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *without_others(*plugins), *options]
     run = subprocess.run(command, cwd=EXAMPLES / example, capture_output=True, text=True, timeout=300, check=False)
     print(run.stdout, run.stderr)
     return pytest.RunResult.parse_summary_nouns(run.stdout.splitlines())
@@ -36,7 +38,7 @@ def test_quickstart(workers: str) -> None:
 @pytest.mark.usefixtures("empty_home")
 def test_inventory() -> None:
     """The stock application passes with two workers, in random order."""
-    assert outcomes("inventory", "-n", "2") == {"passed": 80}
+    assert outcomes("inventory", "-n", "2", plugins=("randomly",)) == {"passed": 80}
 
 
 @pytest.mark.parametrize(
@@ -47,4 +49,4 @@ def test_frameworks(example: str, passed: int) -> None:
     """An application with its framework passes with two workers, and takes at most ten lines in conftest.py."""
     for file in (EXAMPLES / example).rglob("conftest.py"):
         assert len([line for line in file.read_text().splitlines() if line.strip()]) <= 10
-    assert outcomes(example, "-n", "2")["passed"] == passed
+    assert outcomes(example, "-n", "2", plugins=("asyncio", "django", "anyio"))["passed"] == passed

@@ -13,6 +13,7 @@ import pytest
 
 from pytest_lakebranch import __all__ as public, config, hookspecs, markers
 from pytest_lakebranch.markers import PER_TEST, WIDER
+from tests.plugin.conftest import PLAIN
 
 TESTED = {
     "pytest": ([], ["-n", "2"], ["--lakebranch-schema-diff=diff.md"], ["--lakebranch-check-migrations"]),
@@ -43,19 +44,7 @@ def project(tmp_path: Path) -> Path:
 def test_files_as_shown(project: Path, folder: str, passed: int, workers: str) -> None:
     """Each example of the README passes as a project of its own, with and without workers."""
     files = [path.name for path in (project / folder).glob("test_*.py")]
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-n",
-        workers,
-        "--rootdir=.",
-        "-p",
-        "no:django",
-        "-p",
-        "no:asyncio",
-        *files,
-    ]
+    command = [sys.executable, "-m", "pytest", "-n", workers, "--rootdir=.", *PLAIN, *files]
     done = subprocess.run(command, cwd=project / folder, capture_output=True, text=True, check=False)
     assert f"{passed} passed" in done.stdout, done.stdout + done.stderr
 
