@@ -446,10 +446,7 @@ def test_h27_pages_that_stayed(branch: Branch) -> None:
 @pytest.mark.parametrize(
     ("setting", "reason"),
     [
-        (
-            "shared_preload_libraries=pg_stat_statements",
-            "shared_preload_libraries=pg_stat_statements cannot be rewound",
-        ),
+        ("shared_preload_libraries=auto_explain,pg_prewarm", "shared_preload_libraries=pg_prewarm cannot be rewound"),
         ("autovacuum=on", "autovacuum=on cannot be rewound"),
         ("wal_log_hints=off", "wal_log_hints=off cannot be rewound"),
         ("fsync=on", "fsync=on cannot be rewound"),
@@ -464,13 +461,23 @@ def test_settings_that_rule_rewinding_out(local_rig: MakeRig, setting: str, reas
         assert end_lease(compute) == ("replace", reason)
 
 
-@pytest.mark.parametrize("settings", [("full_page_writes=on",), ("wal_level=logical",), ("wal_compression=pglz",)])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ("full_page_writes=on",),
+        ("wal_level=logical",),
+        ("wal_compression=pglz",),
+        ("shared_preload_libraries=pg_stat_statements, auto_explain", "pg_stat_statements.track=all"),
+    ],
+)
 def test_settings_that_may_be_set(with_settings: Callable[..., AbstractContextManager[Branch]], settings) -> None:
     """Others change nothing."""
     with with_settings(*settings) as branch:
         branch.sql("delete from t0 where id < 300", "insert into t1 (a) values ('x')")
         branch.rewound()
         branch.sql("create table fresh as select * from t0", "drop table t4")
+        branch.rewound()
+        branch.sql("create extension if not exists pg_stat_statements", "select pg_sleep(0)")
         branch.rewound()
 
 

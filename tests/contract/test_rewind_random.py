@@ -33,6 +33,7 @@ SETTINGS = {
     "generous": (
         *("wal_level=logical", "max_wal_senders=5", "max_replication_slots=5", "max_prepared_transactions=5"),
         "full_page_writes=on",
+        "shared_preload_libraries=pg_stat_statements",
     ),
 }
 ALLOWED = re.compile(

@@ -21,9 +21,15 @@ REQUIRED: dict[str, tuple[str, ...]] = {
     "max_logical_replication_workers": ("0",),  # they write at any time
     "block_size": ("8192",),  # how the program was built: files.py counts in it
     "segment_size": ("1GB",),
-    "shared_preload_libraries": ("", "auto_explain"),  # what others keep in memory is not put back
 }
 """Settings, and the values with which the proof holds. The user's own settings win over ours, and may differ."""
+LIBRARIES = frozenset({"auto_explain", "auth_delay", "passwordcheck", "pg_overexplain", "pg_stat_statements"})
+"""Preloaded libraries that neither write to databases nor start processes. What pg_stat_statements counts is, like
+PostgreSQL's own statistics, that of the server and not put back; what others keep in memory may be wrong afterwards.
+"""
+PRELOADED = """
+select trim(name, ' "') from regexp_split_to_table(current_setting('shared_preload_libraries'), ',') as name
+where name <> ''"""
 SETTINGS = "select " + ", ".join(f"current_setting('{name}', true)" for name in REQUIRED)
 FOUND = "select " + " and ".join(f"to_regprocedure('{name}') is not null" for name in FUNCTIONS)
 
@@ -40,3 +46,5 @@ def check(server: Server) -> None:
     for (name, allowed), value in zip(REQUIRED.items(), server.query(SETTINGS)[0], strict=True):
         if value not in allowed:
             raise UnprovenError(f"{name}={value} cannot be rewound")
+    if unknown := {row[0] for row in server.query(PRELOADED)} - LIBRARIES:
+        raise UnprovenError(f"shared_preload_libraries={','.join(sorted(unknown))} cannot be rewound")
