@@ -16,6 +16,7 @@ NAMES = (
     "memory",
     "cli",
     "host",
+    "reports",
     "emulator",
     "steps",
     "lakebase",

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import textwrap
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,9 +98,11 @@ class Project:
         """Run pytest in a process of its own."""
         return self.pytester.runpytest_subprocess(*(PLAIN if plain else ()), *options, timeout=180)
 
-    def start(self, *options: str, **kwargs: Any) -> subprocess.Popen[str]:
-        """Start pytest in a process of its own, in the background, with its output in ``output.txt``."""
-        command = [sys.executable, "-m", "pytest", *PLAIN, "-p", "no:cacheprovider", *options]
+    def start(self, *options: str, before: Sequence[str] = (), **kwargs: Any) -> subprocess.Popen[str]:
+        """Start pytest in a process of its own, in the background, with its output in ``output.txt``; ``before`` goes
+        in front of the command.
+        """
+        command = [*before, sys.executable, "-m", "pytest", *PLAIN, "-p", "no:cacheprovider", *options]
         with (self.path / "output.txt").open("w") as output:
             return subprocess.Popen(
                 command, cwd=self.path, stdout=output, stderr=subprocess.STDOUT, text=True, **kwargs

@@ -1,9 +1,8 @@
-"""What the tests of faults are made of: what a machine shows of our runs, points to kill at, and a bystander."""
+"""What the tests of faults are made of: points to kill at, runs that are killed, and a bystander."""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import random
 import signal
@@ -13,7 +12,7 @@ import textwrap
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -21,22 +20,24 @@ import psutil
 
 from pytest_lakebranch.ledger import entries as ledger_entries
 from pytest_lakebranch.waiting import Deadline, poll
-from tests import scan
 from tests.plugin.conftest import PLAIN, SOON, Project, entries
+from tests.plugin.fault_machine import MARK, ZOMBIE, Machine
 
-ZOMBIE = "zombie"
-MARK = "LBFAULT_MARK"
-"""A variable in the environment of a run, and so of all that comes of it."""
 PHASES = {
-    "host starting": 0.3,
+    "host starting": 0.5,
     "base being built": 0.8,
     "pool filling": 0.2,
     "lease": 0.05,
-    "release": 0.02,
+    "rewind": 0.02,
+    "replace": 0.05,
     "fork": 0.2,
     "end": 0.3,
 }
-"""The phases of a run's life, and how long after the beginning of each a kill may come, in seconds."""
+"""The phases of a run's life, and how long after the beginning of each a kill may come, in seconds. The host starts
+while pytest collects.
+"""
+OCCURRENCES = {"lease": 7, "rewind": 4, "replace": 2}
+"""How often those phases come in each run that come more than once: any of them may be meant."""
 Victim = Literal["worker", "controller", "host", "compute", "everything"]
 VICTIMS: tuple[Victim, ...] = ("worker", "controller", "host", "compute", "everything")
 
@@ -93,10 +94,21 @@ def test_of_run(lakebranch_run):
 CONFTEST = """
 import pathlib, pytest
 
+ENDINGS = {"test_write": "rewind", "test_replaced": "replace"}
+
+def begins(phase):
+    with pathlib.Path(f"begins-{phase}").open("a") as file:
+        file.write("yes\\n")
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_teardown(item):
+    if item.originalname in ENDINGS:
+        begins(ENDINGS[item.originalname])
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_sessionfinish(session):
     if not hasattr(session.config, "workerinput"):
-        pathlib.Path("finishing").write_text("yes")
+        begins("end")
 """
 NEXT = """
 import os, pathlib
@@ -150,160 +162,12 @@ class Point:
             victim = "host"
         polite = victim == "controller" and chance.random() < 0.5
         how = chance.choice([signal.SIGTERM, signal.SIGINT]) if polite else signal.SIGKILL
-        return cls(number, phase, chance.randint(1, 7), chance.random() * PHASES[phase], victim, how)
+        occurrence = chance.randint(1, OCCURRENCES.get(phase, 1))
+        return cls(number, phase, occurrence, chance.random() * PHASES[phase], victim, how)
 
     def __str__(self) -> str:
-        nth = f" {self.occurrence}" if self.phase in ("lease", "release") else ""
+        nth = f" {self.occurrence}" if self.phase in OCCURRENCES else ""
         return f"#{self.number} {self.phase}{nth} + {self.delay * 1000:.0f} ms: {self.victim} {self.signal.name}"
-
-
-@dataclass
-class Machine:
-    """What this machine shows of the runs of one state directory, but for a bystander's."""
-
-    home: Path
-    sockets: Path
-    mark: str
-    project: Path
-    known: list[str] = field(default_factory=list)
-    """Parts of names that belong to the bystander."""
-    pids: list[int] = field(default_factory=list)
-    """Its processes."""
-
-    def _is_known(self, text: str) -> bool:
-        return any(word in text for word in self.known)
-
-    def processes(self) -> dict[int, str]:
-        """Processes of ours: by a variable, by their words, by where they work; and zombies among their children."""
-        present = list(scan.processes())
-        found = {process.pid: str(process)[:200] for process in present if self._is_ours(process)}
-        zombies = [process for process in present if process.state == "Z" and process.parent in found]
-        return found | {process.pid: f"{ZOMBIE} of {process.parent}" for process in zombies}
-
-    def _is_ours(self, process: scan.Process) -> bool:
-        words = str(process)
-        marked = f"{MARK}={self.mark}".encode() in _environ(process.pid)
-        return (marked or str(self.home) in words or str(self.project) in words) and not self._is_known(words)
-
-    def mounts(self) -> list[str]:
-        """Mounts in our state directory, in the namespaces of all processes."""
-        found = set()
-        for path in Path("/proc").glob("[0-9]*/mountinfo"):
-            with contextlib.suppress(OSError):
-                found |= {line for line in path.read_text().splitlines() if str(self.home) in line}
-        return sorted(line for line in found if not self._is_known(line))
-
-    def _paths(self) -> Iterator[Path]:
-        """Everything in the state directory, as far as it stays while we look."""
-        for folder, names, files in os.walk(self.home):
-            names[:] = [name for name in names if not self._is_known(name)]
-            yield from (Path(folder, name) for name in (*names, *files))
-
-    def files(self) -> dict[str, str]:
-        """All files and directories of the state directory; those of layers with a hash of their content.
-
-        The locks of builders stay: whoever removed one could remove it from under the next builder.
-        """
-        found = {}
-        for path in self._paths():
-            name = str(path.relative_to(self.home))
-            if name.startswith("layers/") and name.endswith(".lock"):
-                continue
-            with contextlib.suppress(FileNotFoundError):
-                content = path.read_bytes() if name.startswith("layers/") and path.is_file() else b""
-                found[name] = hashlib.sha256(content).hexdigest()[:12] if content else ""
-        return found
-
-    def segments(self) -> list[str]:
-        """System V segments that nobody is attached to: key and id. Other tests of this machine have some in use."""
-        words = (line.split() for line in _lines("/proc/sysvipc/shm"))
-        return [f"{key} {number}" for key, number, _, _, _, _, attached, *_ in words if attached == "0"]
-
-    def locks(self) -> list[str]:
-        """Locks that somebody holds in the state directory."""
-        inodes = {}
-        for path in self._paths():
-            with contextlib.suppress(FileNotFoundError):
-                inodes[path.stat().st_ino] = str(path)
-        held = []
-        for line in _lines("/proc/locks"):
-            words = line.split()
-            pid, inode = words[-4], words[-3].rpartition(":")[2]
-            if (where := inodes.get(int(inode))) and int(pid) not in self.pids:
-                held.append(f"{where} by {pid}")
-        return held
-
-    def shared_memory(self) -> list[str]:
-        """Files of PostgreSQL in /dev/shm that no process has mapped; initdb makes some for a moment."""
-        names = [path.name for path in Path("/dev/shm").glob("PostgreSQL.*") if _age(path) > 3]
-        mapped = "".join(map(_maps, Path("/proc").glob("[0-9]*/maps"))) if names else ""
-        return [name for name in names if name not in mapped]
-
-    def present(self) -> Present:
-        """All of it."""
-        sockets = [name for name in entries(self.sockets) if not self._is_known(name)]
-        return Present(
-            list(self.processes().values()),
-            self.mounts(),
-            self.files(),
-            sockets,
-            self.segments(),
-            self.shared_memory(),
-            self.locks(),
-        )
-
-
-def _environ(pid: int) -> bytes:
-    """Empty where it has ended, or is another user's."""
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/environ").read_bytes()
-    return b""
-
-
-def _age(path: Path) -> float:
-    with contextlib.suppress(FileNotFoundError):
-        return time.time() - path.stat().st_mtime
-    return 0.0
-
-
-def _maps(path: Path) -> str:
-    with contextlib.suppress(OSError):
-        return path.read_text()
-    return ""
-
-
-def _lines(path: str) -> list[str]:
-    """The lines of a table in /proc, without its head."""
-    with contextlib.suppress(OSError):
-        return [line for line in Path(path).read_text().splitlines() if line.split()[0].rstrip(":") != "key"]
-    return []
-
-
-@dataclass(frozen=True)
-class Present:
-    """What a machine shows of our runs at one moment."""
-
-    processes: list[str]
-    mounts: list[str]
-    files: dict[str, str]
-    sockets: list[str]
-    segments: list[str]
-    shared_memory: list[str]
-    locks: list[str]
-
-    def more_than(self, before: Present) -> dict[str, object]:
-        """What was not there before, or is not as it was; layers may have been added if they are whole."""
-        changed = {name for name, content in before.files.items() if self.files.get(name) != content}
-        added = {name for name in self.files.keys() - before.files.keys() if not self._is_of_whole_layer(name)}
-        found = {
-            name: [one for one in getattr(self, name) if one not in getattr(before, name)]
-            for name in ("processes", "mounts", "sockets", "segments", "shared_memory", "locks")
-        }
-        return {name: value for name, value in {**found, "changed": changed, "added": added}.items() if value}
-
-    def _is_of_whole_layer(self, name: str) -> bool:
-        parts = name.split("/")
-        return parts[0] == "layers" and len(parts) > 1 and f"layers/{parts[1]}/layer.json" in self.files
 
 
 @dataclass
@@ -316,7 +180,8 @@ class Trial:
 
     def carry_out(self) -> int:
         """Start the run, kill, and wait until the run is over; how many processes were killed."""
-        (self.project.path / "finishing").unlink(missing_ok=True)
+        for mark in self.project.path.glob("begins-*"):
+            mark.unlink()
         fresh = self.point.phase == "base being built"
         extra = f"create table extra_{self.point.number} (x int); select pg_sleep(0.2);" if fresh else ""
         self.project.write(extra_dot_sql=extra or "select 1;")
@@ -335,10 +200,16 @@ class Trial:
     def _reached(self, run: subprocess.Popen[str], before: set[str]) -> bool | None:
         if run.poll() is not None:
             return False
-        if self.point.phase == "end":
-            return True if (self.project.path / "finishing").exists() else None
+        if self.point.phase in ("rewind", "replace", "end"):
+            return True if self._begun() >= self.point.occurrence else None
         names = [name for name in entries(self.machine.home / "runs") if name not in before and name[0] != "."]
         return True if any(self._is_in_phase(self.machine.home / "runs" / name) for name in names) else None
+
+    def _begun(self) -> int:
+        """How often the phase has begun, as the project's conftest tells."""
+        with contextlib.suppress(FileNotFoundError):
+            return len((self.project.path / f"begins-{self.point.phase}").read_text().splitlines())
+        return 0
 
     def _is_in_phase(self, run: Path) -> bool:
         folder = {"base being built": "building", "pool filling": "branches", "fork": "frozen"}.get(self.point.phase)

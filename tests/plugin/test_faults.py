@@ -19,7 +19,8 @@ import pytest
 
 from pytest_lakebranch.waiting import Deadline, poll
 from tests.plugin.conftest import PLAIN, SOON, Project
-from tests.plugin.fault_rigs import CONFTEST, MARK, NEXT, SUITE, Machine, Point, Present, Trial, bystander
+from tests.plugin.fault_machine import MARK, Machine, Present
+from tests.plugin.fault_rigs import CONFTEST, NEXT, PHASES, SUITE, VICTIMS, Point, Trial, bystander
 
 KILLS = int(os.environ.get("FAULT_KILLS", "2"))
 FIRST = int(os.environ.get("FAULT_FIRST", "0"))
@@ -92,13 +93,27 @@ def settled(machine: Machine, before: Present) -> dict[str, object]:
     return found
 
 
-def check_hits(hits: list[tuple[str, int]]) -> None:
+def check_hits(hits: list[tuple[Point, int]]) -> None:
     """A kill that hit nothing proves nothing: most must hit, and some in each phase; of a few at least one."""
-    hit = [phase for phase, killed in hits if killed]
+    hit = [point.phase for point, killed in hits if killed]
     assert hit, hits
     if len(hits) >= MANY:
-        assert {phase for phase, _ in hits} == set(hit), hits
+        assert {point.phase for point, _ in hits} == set(hit), hits
         assert len(hit) >= 0.7 * len(hits), hits
+
+
+def table(hits: list[tuple[Point, int]]) -> str:
+    """How often what was killed in which phase; in brackets, how often there was nothing to kill any more."""
+    cells = [("", *VICTIMS)]
+    for phase in PHASES:
+        tried = [[killed for point, killed in hits if (point.phase, point.victim) == (phase, one)] for one in VICTIMS]
+        cells.append((phase, *(_count(kills) for kills in tried)))
+    return "\n".join(f"{row[0]:18}" + "".join(f"{cell:>12}" for cell in row[1:]) for row in cells)
+
+
+def _count(kills: list[int]) -> str:
+    missed = kills.count(0)
+    return f"{len(kills) - missed}" + (f" ({missed})" if missed else "")
 
 
 def test_kills(project: Project, machine: Machine, next_run: NextRun, tmp_path: Path) -> None:
@@ -113,12 +128,13 @@ def test_kills(project: Project, machine: Machine, next_run: NextRun, tmp_path: 
             point = Point.of(number, SEED)
             print(f"FAULT_SEED={SEED} {point}", end=": ", flush=True)
             killed = Trial(project, machine, point).carry_out()
-            hits.append((point.phase, killed))
+            hits.append((point, killed))
             alive = poll(lambda: None if machine.processes() else True, deadline=Deadline(SOON)) is None
             next_run(1)
             left = settled(machine, before) | ({"outlived": machine.processes()} if alive else {})
             said = project.output if "INTERNALERROR" in project.output else ""
             print(f"killed {killed} processes; {'left: ' + str(left) if left else 'nothing left'}{said}", flush=True)
             failures += [(str(point), left, said)] if left or said else []
+    print(table(hits))
     assert failures == []
     check_hits(hits)

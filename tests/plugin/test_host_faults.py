@@ -36,14 +36,25 @@ def host_of(project: Project) -> psutil.Process:
     return psutil.Process(int(line.split()[0]))
 
 
-@pytest.mark.parametrize("workers", ["0", "2"])
-def test_controller_killed(project: Project, sockets: object, workers: str) -> None:
-    """After kill -9 of the controller, host, servers and run directory go; the next run clears the rest."""
+@pytest.mark.parametrize(
+    ("workers", "number"),
+    [
+        ("0", signal.SIGKILL),
+        ("2", signal.SIGKILL),
+        ("2", signal.SIGTERM),
+        ("2", signal.SIGINT),
+        pytest.param("0", signal.SIGTERM, marks=pytest.mark.soak),
+        pytest.param("0", signal.SIGINT, marks=pytest.mark.soak),
+    ],
+)
+def test_controller_killed(project: Project, sockets: object, workers: str, number: signal.Signals) -> None:
+    """After the controller's end by a signal, host, servers and run directory go; the next run clears the rest."""
     project.write(test_it=LONG)
     run = project.start("-n", workers)
     project.wait_for("running")
-    run.kill()
+    run.send_signal(number)
     run.wait(timeout=30)
+    assert "INTERNALERROR" not in project.output
     gone = poll(lambda: None if processes(project.home) else True, deadline=Deadline(SOON))
     assert gone, processes(project.home)
     assert poll(lambda: None if entries(project.home / "runs") else True, deadline=Deadline(SOON))
@@ -113,6 +124,32 @@ def test_forked_child_does_not_end_the_run(project: Project, sockets: object) ->
     result = project.spawn("-W", "ignore::DeprecationWarning")
     os.kill(int((project.path / "child").read_text()), signal.SIGKILL)
     result.assert_outcomes(passed=2)
+
+
+def test_a_test_that_leaves_without_a_word(project: Project) -> None:
+    """``os._exit`` in a test: it fails as a worker's crash does, and the tests that follow have sound branches."""
+    project.write(
+        test_it="""
+        import os
+
+        def count(conn):
+            return conn.execute("select count(*) from item").fetchone()
+
+        def test_exit(lakebranch):
+            with lakebranch.connect() as conn:
+                conn.execute("delete from item")
+            os._exit(0)
+
+        def test_next(lakebranch_conn, lakebranch_worker):
+            assert count(lakebranch_conn) == (2,)
+            with lakebranch_worker.connect() as conn:
+                assert count(conn) == (2,)
+        """
+    )
+    result = project.spawn("-n", "1")
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(["*worker 'gw0' crashed while running 'test_it.py::test_exit'*"])
+    assert "INTERNALERROR" not in str(result.stdout)
 
 
 def test_full_clean_up_is_what_is_checked(project: Project, sockets: object) -> None:

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from pytest_lakebranch.postgres.binaries import find
+from pytest_lakebranch.state import HOME_PATH_LIMIT
 from tests.nested import CANNOT
 from tests.plugin.cli_rigs import SCHEMA, wait_until
 from tests.plugin.conftest import PLAIN, Project, entries
@@ -35,6 +37,16 @@ def test_fork(lakebranch):
 def test_destroy(lakebranch):
     with lakebranch.connect() as conn:
         conn.execute("drop table item")
+"""
+
+SOCKET = """
+import os
+
+def test_short(lakebranch):
+    with lakebranch.connect() as conn:
+        host = conn.info.host
+        assert len(os.fsencode(os.path.realpath(host))) < 80
+        assert len(os.fsencode(host)) < 80
 """
 
 
@@ -189,3 +201,47 @@ def test_somebody_elses_runtime_directory(project: Project, monkeypatch: pytest.
         monkeypatch.setenv("XDG_RUNTIME_DIR", foreign)
         assert "4 passed" in run(project).stdout
         assert entries(Path(foreign)) == []
+
+
+def test_very_long_paths(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Project, state directory and temporary directory are as long as they may be; sockets are short all the same."""
+    room = HOME_PATH_LIMIT - len(tempfile.gettempdir()) - 20
+    with tempfile.TemporaryDirectory(prefix="lbl") as place:
+        names = ["x" * 200] * (room // 201) + ["x" * (room % 201)]
+        home, temporary, here = Path(place, "h", *names), Path(place, "t", *names), Path(place, "p", *names)
+        for directory in (temporary, here):
+            directory.mkdir(parents=True, mode=0o700)
+        shutil.copytree(project.path, here, dirs_exist_ok=True)
+        for name, directory in {"LAKEBRANCH_HOME": home, "TMPDIR": temporary, "XDG_RUNTIME_DIR": temporary}.items():
+            monkeypatch.setenv(name, str(directory))
+        (here / "test_socket.py").write_text(SOCKET)
+        for workers in ("0", "2"):
+            done = run(project, "-n", workers, "--rootdir", str(here), str(here))
+            assert "5 passed" in done.stdout, done.stdout + done.stderr
+        assert len(os.fsencode(home)) > HOME_PATH_LIMIT - 25
+        assert entries(home / "runs") == []
+
+
+def test_programs_that_servers_cannot_reach(
+    project: Project, open_home: Path, without_namespaces: list[str], tmp_path: Path
+) -> None:
+    """Root without user namespaces, PostgreSQL in a closed directory: it is copied once, where nobody can get at it."""
+    installed = find("embedded").directory.parent
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    shutil.copytree(installed, closed / installed.name, symlinks=True, copy_function=_linked)
+    chosen = f"--lakebranch-postgres={closed / installed.name / 'bin'}"
+    for _ in range(2):
+        done = run(project, "-n", "2", chosen, before=without_namespaces)
+        assert "4 passed" in done.stdout, done.stdout + done.stderr
+    (copied,) = (name for name in entries(open_home / "programs") if name.startswith("postgres-"))
+    assert (open_home / "programs" / copied / "bin" / "postgres").exists()
+
+
+def _linked(source: str, target: str) -> str:
+    """As quick as can be: another name of the same file, where the disk is the same."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+    return target
