@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
@@ -41,6 +41,9 @@ class Tickets(Protocol):
 
     def built(self, ticket: str) -> None:
         """Seal it."""
+
+    def died(self, ticket: str) -> str | None:
+        """What its server said last, if it has died."""
 
     def failed(self, ticket: str, message: str) -> None:
         """Give it up."""
@@ -160,7 +163,7 @@ class Builder:
             if self.seat is not None:  # a step may import application code that connects
                 self.seat.lead_to(place.endpoint)
             since = time.monotonic()
-            with watched(place, at.step.label, seconds=self.lock_timeout):
+            with watched(place, at.step.label, seconds=self.lock_timeout), self._death_told(ticket):
                 amount = _applied(at, count, place)
             seconds = time.monotonic() - since
             at.took(count, seconds)
@@ -172,6 +175,17 @@ class Builder:
             amount = f"{units - first} of {units} units" if first else f"{units} units"
         self.progress.stepped(at.step.label, amount, at.spent)
         return place
+
+    @contextmanager
+    def _death_told(self, ticket: Ticket) -> Iterator[None]:
+        """A step whose server died knows only that its connection is lost."""
+        try:
+            yield
+        except BaseError as error:
+            died = None if self.client.broken else self.client.died(ticket.id)
+            if died is not None:
+                raise BaseError(f"{error}\nIts server died: {died}") from error
+            raise
 
 
 def _applied(at: _Progress, count: int, place: Workplace) -> str:

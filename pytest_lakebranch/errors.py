@@ -15,6 +15,12 @@ All are picklable and cross the host's socket by class name and message.
 
 from __future__ import annotations
 
+import contextlib
+import os
+
+OURS = (os.path.dirname(__file__) + os.sep, contextlib.__file__)  # noqa: PTH120  (pathlib would have to be imported)
+"""How the names of files begin whose frames say nothing to a user."""
+
 
 class LakebranchError(Exception):
     """Base of all errors raised by pytest-lakebranch."""
@@ -95,3 +101,14 @@ class HostError(LakebranchError):
 
 ERRORS = (LakebranchError, ConfigError, MachineError, BaseError, MigrationError, BranchError, CloudError, HostError)
 BY_NAME: dict[str, type[LakebranchError]] = {kind.__name__: kind for kind in ERRORS}
+
+
+def end_at_callers(error: LakebranchError) -> None:
+    """Have the traceback of an error end where our code was called, if it was."""
+    last, step = None, error.__traceback__
+    while step is not None:
+        if not step.tb_frame.f_code.co_filename.startswith(OURS):
+            last = step
+        step = step.tb_next
+    if last is not None:
+        last.tb_next = None

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from pytest_lakebranch.errors import MachineError
+
 
 class Ledger:
     """Appends entries; a line is written by one ``write``, so that a killed host leaves whole lines."""
@@ -16,11 +18,21 @@ class Ledger:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        self._is_broken = False
 
     def enter(self, event: str, **facts: Any) -> None:
-        """Append one entry, stamped with the wall-clock time in seconds."""
-        line = json.dumps({"at": round(time.time(), 4), "event": event, **facts}, default=str)
-        os.write(self._file, line.encode() + b"\n")
+        """Append one entry, stamped with the wall-clock time in seconds.
+
+        Raises MachineError when that is not possible, once: what comes later is left out, and the run goes on.
+        """
+        line = json.dumps({"at": round(time.time(), 4), "event": event, **facts}, default=str).encode() + b"\n"
+        if self._is_broken:
+            return
+        try:
+            self._is_broken = os.write(self._file, line) < len(line)
+        except OSError as error:
+            self._is_broken = True
+            raise MachineError(f"the record of this run ends early: {error.strerror} ({self._path}).") from error
 
     def close(self) -> None:
         """Close the file; entries stay."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_lakebranch import markers, options
-from pytest_lakebranch.errors import ConfigError, LakebranchError
+from pytest_lakebranch.errors import ConfigError, LakebranchError, end_at_callers
 from pytest_lakebranch.stash import (
     AHEAD,
     CHANGES,
@@ -203,6 +203,13 @@ def _first_of_test(item: Any, names: Sequence[str]) -> int:
         if not found or found[-1].scope == "function":
             return position
     return len(names)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_makereport(call: pytest.CallInfo[None]) -> None:
+    """An error of ours that a test meets is shown at the test's own line: our stack tells a user nothing."""
+    if call.excinfo is not None and isinstance(call.excinfo.value, LakebranchError):
+        end_at_callers(call.excinfo.value)
 
 
 @pytest.hookimpl(trylast=True)

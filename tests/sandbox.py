@@ -1,4 +1,4 @@
-"""``python sandbox.py WHAT[,WHAT] COMMAND …``: run a command to which system calls are refused, as containers refuse them.
+"""``python sandbox.py WHAT[,WHAT] COMMAND …``: run a command to which system calls are refused.
 
 ``namespaces``: no user namespaces, the way of Docker's default profile (clone3 is unknown, so that clone is asked for).
 ``pidfd``: as on Linux 5.2, or in gVisor. ``pidfd-denied``: as a profile that is older than the call.

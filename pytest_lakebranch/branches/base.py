@@ -181,6 +181,11 @@ class Bases:
             raise
         self._settle(build, ready, steps=_steps(build.plan.labels, build.first))
 
+    def died(self, ticket: str) -> str | None:
+        """What the server of the base of ``ticket`` said last, if it has died; None while it lives."""
+        build = self._building.get(ticket)
+        return None if build is None or build.compute is None else build.compute.death()
+
     def fail(self, ticket: str, message: str) -> None:
         """Give up the base of ``ticket``: nothing is cached, and nobody tries again in this run."""
         if ticket in self._building:  # else it is void, or failed when it was to be sealed

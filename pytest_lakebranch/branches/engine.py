@@ -67,6 +67,11 @@ class Engine:
     def _name(self) -> str:
         return f"b{next(self._numbers)}"
 
+    def _enter(self, event: str, **facts: object) -> None:
+        """Nobody's lease fails because it cannot be recorded."""
+        with self._background.noted():
+            self._ledger.enter(event, **facts)
+
     def lease(self, request: Request) -> Grant:
         """A branch on loan, as asked for. The branch of the run is made once and given to everybody who asks.
 
@@ -93,7 +98,7 @@ class Engine:
             raise BranchError(f"branch {compute.name} cannot be given an address: {error}") from error
         with self._lock:
             self._loans[lease] = loan
-        self._ledger.enter(
+        self._enter(
             "lease",
             lease=lease,
             branch=compute.name,
@@ -150,13 +155,13 @@ class Engine:
         self._ended.append(loan.record)
         if loan.kept is not None:
             self._kept.append(_kept(loan.kept))
-        self._ledger.enter("release", lease=loan.id, branch=loan.record.branch, **asdict(end))
+        self._enter("release", lease=loan.id, branch=loan.record.branch, **asdict(end))
         return end
 
     def reset(self, lease: str) -> Grant:
         """Put the branch of a lease back into the state the lease began with; its address stays."""
         grant = self._loan(lease).reset()
-        self._ledger.enter("reset", lease=lease, branch=grant.branch)
+        self._enter("reset", lease=lease, branch=grant.branch)
         return grant
 
     def disconnect(self, lease: str, but: Collection[int]) -> int:

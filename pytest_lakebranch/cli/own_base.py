@@ -39,6 +39,9 @@ class _OwnTickets:
     def built(self, ticket: str) -> None:
         self.bases.finish(ticket)
 
+    def died(self, ticket: str) -> str | None:
+        return self.bases.died(ticket)
+
     def failed(self, ticket: str, message: str) -> None:
         self.bases.fail(ticket, message)
 

@@ -64,6 +64,11 @@ class HostClient:
         """Say that all steps are applied; returns when the base is sealed."""
         self._call("built", ticket=ticket)
 
+    def died(self, ticket: str) -> str | None:
+        """What the server of a base on its way said last, if it has died; None while it lives."""
+        words: str | None = self._call("died", ticket=ticket)
+        return words
+
     def failed(self, ticket: str, message: str) -> None:
         """Say that a step failed."""
         self._call("failed", ticket=ticket, message=message)

@@ -17,6 +17,7 @@ class Session:
         "base",
         "stepped",
         "built",
+        "died",
         "failed",
         "returned",
         "lease",
@@ -47,6 +48,9 @@ class Session:
 
     def _built(self, ticket: str) -> None:
         self._engine.bases.finish(ticket)
+
+    def _died(self, ticket: str) -> str | None:
+        return self._engine.bases.died(ticket)
 
     def _failed(self, ticket: str, message: str) -> None:
         self._engine.bases.fail(ticket, message)

@@ -62,6 +62,10 @@ class Line:
         """See HostClient."""
         self.bases.finish(ticket)
 
+    def died(self, ticket: str) -> str | None:
+        """See HostClient."""
+        return self.bases.died(ticket)
+
     def failed(self, ticket: str, message: str) -> None:
         """See HostClient."""
         self.bases.fail(ticket, message)

@@ -219,3 +219,13 @@ def test_progress_elsewhere(project: Project) -> None:
     assert "building the base" not in on_a_terminal(project, "-q", "--lakebranch-rebuild")
     result = project.run("--lakebranch-rebuild")
     assert "building the base" not in str(result.stdout) + str(result.stderr)
+
+
+def test_step_that_ends_its_server(project: Project) -> None:
+    """The step knows only that its connection is lost; the message has the server's own words."""
+    project.write(schema_dot_sql="copy (select 1) to program 'kill -9 $PPID; sleep 1';")
+    project.ini(lakebranch_base="sql:schema.sql")
+    result = project.spawn()
+    result.stdout.fnmatch_lines(
+        ["sql:schema.sql failed at schema.sql:1:", "*Its server died: *terminated by signal 9*"]
+    )

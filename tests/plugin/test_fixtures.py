@@ -316,3 +316,23 @@ def test_lease_comes_before_the_tests_own_fixtures(project: Project) -> None:
         """
     )
     project.run().assert_outcomes(passed=2)
+
+
+def test_an_error_of_ours_is_shown_at_the_line_of_the_test(project: Project) -> None:
+    """What a branch refuses in a test's own code comes without our stack."""
+    project.write(
+        test_it="""
+        import os, signal
+
+        def test_fork(lakebranch):
+            with lakebranch.connect(autocommit=True) as conn:
+                stat = open(f"/proc/{conn.info.backend_pid}/stat").read()
+            os.kill(int(stat.rsplit(")", 1)[1].split()[1]), signal.SIGKILL)
+            with lakebranch.fork():
+                pass
+        """
+    )
+    said = str(project.spawn().stdout)
+    assert ">       with lakebranch.fork():" in said
+    assert "cannot be forked: its server died" in said
+    assert "pytest_lakebranch/" not in said, said

@@ -120,6 +120,7 @@ def test_it_fills_up_in_the_middle_of_a_run(project: Project, disk: Path, worker
     again.stdout.fnmatch_lines(["*base from the cache*"])
 
 
+@pytest.mark.soak
 def test_it_is_full_before_the_run(project: Project, disk: Path) -> None:
     """The run says so, and its next try is green."""
     project.write(test_it=WORKS)
@@ -133,13 +134,14 @@ def test_it_is_full_before_the_run(project: Project, disk: Path) -> None:
     project.spawn("-n", "2").assert_outcomes(passed=4)
 
 
+@pytest.mark.soak
 def test_the_base_does_not_fit(project: Project, disk: Path, request: pytest.FixtureRequest) -> None:
     """The step that fills the disk is named; nothing is cached but what is whole; with more room it is built."""
     project.write(test_it=WORKS, more_dot_sql=BIG)
     project.ini(lakebranch_base=["sql:schema.sql", "sql:more.sql"], lakebranch_storage="copy")
     said = str(project.spawn("-n", "2").stdout)
     check_clean(disk, said)
-    assert "sql:more.sql" in said
+    assert "sql:more.sql failed at more.sql:1" in said
     assert "No space left on device" in said
     if request.node.callspec.params["disk"] == "tmpfs":
         subprocess.run(["mount", "-o", "remount,size=3g", str(disk)], check=True)

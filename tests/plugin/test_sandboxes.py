@@ -50,8 +50,8 @@ def test_fork(lakebranch):
         assert count(conn) == 2
 
 def test_kill(lakebranch_conn):
-    server = int(pathlib.Path(f"/proc/{lakebranch_conn.info.backend_pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
-    os.kill(server, signal.SIGKILL)
+    stat = pathlib.Path(f"/proc/{lakebranch_conn.info.backend_pid}/stat").read_text()
+    os.kill(int(stat.rsplit(")", 1)[1].split()[1]), signal.SIGKILL)
     pytest.raises(psycopg.OperationalError, lakebranch_conn.execute, "select pg_sleep(100)")
 
 @pytest.mark.destructive

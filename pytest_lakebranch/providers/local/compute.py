@@ -236,8 +236,7 @@ class LocalCompute:
         return f"rewinding failed: {str(error).splitlines()[0]}"
 
     def _last_words(self) -> str:
-        lines = [line for line in self.server.log_tail(5).splitlines() if line.strip()]
-        return lines[-1] if lines else f"status {self.server.process.poll()}"
+        return self.server.last_words() or f"status {self.server.process.poll()}"
 
     def end_connections(self, *, but: frozenset[int] = frozenset()) -> int:
         """See Compute. Raises BranchError when a client cannot be ended, or returns in a loop."""

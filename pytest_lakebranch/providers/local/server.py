@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -31,6 +32,8 @@ STOP_SECONDS = 300.0
 """How long a clean shutdown may take: it writes all of shared buffers."""
 STATUS_LINE = 7
 """Of postmaster.pid, from 0 (LOCK_FILE_LINE_PM_STATUS, pidfile.h)."""
+CAUSES = ("PANIC:", r"was terminated by signal|exited with exit code", r"received .* shutdown request")
+"""What the log says of a server's end, the most telling first: its last line is always that it is shut down."""
 CONTROL = {
     "lock_timeout": "5000",  # milliseconds after which it gives up on what a client has locked
     "plan_cache_mode": "force_generic_plan",  # the same few statements again and again
@@ -153,6 +156,12 @@ class Server:
             return ""
         given = ", ".join(f"{name}={value}" for name, value in self.user_settings.items())
         return f"\nIt was started with lakebranch_settings: {given}. Check these first."
+
+    def last_words(self) -> str:
+        """Why the server ended, as far as its log tells: a line of it; empty where it has none."""
+        lines = [line for line in self.log_tail().splitlines() if line.strip()]
+        told = (next((line for line in reversed(lines) if re.search(cause, line)), "") for cause in CAUSES)
+        return next(filter(None, told), lines[-1] if lines else "")
 
     def log_tail(self, lines: int = 20) -> str:
         """The last lines of the server's log."""
