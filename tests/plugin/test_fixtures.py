@@ -322,12 +322,13 @@ def test_an_error_of_ours_is_shown_at_the_line_of_the_test(project: Project) -> 
     """What a branch refuses in a test's own code comes without our stack."""
     project.write(
         test_it="""
-        import os, signal
+        import os, signal, psycopg, pytest
 
         def test_fork(lakebranch):
             with lakebranch.connect(autocommit=True) as conn:
                 stat = open(f"/proc/{conn.info.backend_pid}/stat").read()
-            os.kill(int(stat.rsplit(")", 1)[1].split()[1]), signal.SIGKILL)
+                os.kill(int(stat.rsplit(")", 1)[1].split()[1]), signal.SIGKILL)
+                pytest.raises(psycopg.OperationalError, conn.execute, "select pg_sleep(100)")
             with lakebranch.fork():
                 pass
         """
