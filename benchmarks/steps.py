@@ -21,6 +21,7 @@ from pytest_lakebranch.providers.local.provider import LocalProvider
 from pytest_lakebranch.steps.kinds import parse
 from pytest_lakebranch.steps.notes import Notes
 from tests.contract.migration_projects import alembic_project, alembic_revision, django_migration, django_project
+from tests.contract.step_servers import running
 
 MIGRATIONS = 500
 DJANGO_MIGRATIONS = 200
@@ -46,6 +47,14 @@ class Line:
         """See HostClient."""
         return self.bases.stepped(ticket, done, seconds, keep=keep)
 
+    def incoming(self, ticket: str) -> Path | None:
+        """See HostClient."""
+        return self.bases.incoming(ticket)
+
+    def replaced(self, ticket: str, database: str) -> None:
+        """See HostClient."""
+        self.bases.replaced(ticket, database)
+
     def built(self, ticket: str) -> None:
         """See HostClient."""
         self.bases.finish(ticket)
@@ -61,6 +70,7 @@ def figures() -> Iterator[Figure]:
     yield from incremental("alembic", "alembic:alembic.ini", project_of_alembic, alembic)
     yield from django()
     yield from dump()
+    yield from copy()
 
 
 def ensure(home: Path, root: Path, entry: str) -> tuple[float, str]:
@@ -207,3 +217,25 @@ def dump() -> Iterator[Figure]:
         ours = milliseconds(lambda: step.apply(Workplace(target.endpoint, programs, root)))
         target.discard(disposable=True)
         yield Figure("dump: restored by the step, in parts of pg_restore -j2", ours / plain, "x", 1.05)
+
+
+def copy() -> Iterator[Figure]:
+    """A running server's database of about a gigabyte, to the sealed base: its files, and by dump."""
+    with workplace(FAST) as home, workplace() as root, running("embedded", max_wal_size="4GB") as original:
+        (root / "nothing.sql").write_text("SELECT 1;\n")
+        ensure(home, root, "sql:nothing.sql")  # makes what all bases begin with
+        with original.connect() as conn:
+            for number in range(4):
+                conn.execute(
+                    f"CREATE TABLE big{number} AS SELECT n AS id, md5(n::text) AS a, md5((n + 1)::text) AS b, "
+                    f"now() AS at FROM generate_series(1, 2000000) n; ALTER TABLE big{number} ADD PRIMARY KEY (id)"
+                )
+            conn.execute("VACUUM")
+            size = conn.execute("SELECT pg_database_size('postgres')").fetchone()
+        os.environ["COPIED_URL"] = f"postgresql://postgres@/postgres?host={original.sockets}"
+        yield Figure("postgres: size of the database", (size or [0])[0] / 1e6, "MB")
+        files, _ = ensure(home, root, "postgres:COPIED_URL copy=physical")
+        dumped, _ = ensure(home, root, "postgres:COPIED_URL copy=dump")
+        del os.environ["COPIED_URL"]
+        yield Figure("postgres: base from its files, sealed", files / 1e3, "s")
+        yield Figure("postgres: base from its files, in parts of that by dump", files / dumped, "x", 1)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 from typing import Protocol
@@ -16,7 +17,7 @@ from pytest_lakebranch.errors import BaseError
 from pytest_lakebranch.model import Endpoint
 from pytest_lakebranch.postgres.binaries import find
 from pytest_lakebranch.progress import Progress
-from pytest_lakebranch.steps.base import Step, Unit, Workplace, is_divided, is_migration, units_of
+from pytest_lakebranch.steps.base import Replacement, Step, Unit, Workplace, is_divided, is_migration, units_of
 from pytest_lakebranch.steps.locks import watched
 
 BATCH_SECONDS = 0.5
@@ -38,6 +39,12 @@ class Tickets(Protocol):
 
     def stepped(self, ticket: str, done: int, seconds: float, *, keep: bool = False) -> Endpoint:
         """Note progress; where the next unit works."""
+
+    def incoming(self, ticket: str) -> Path | None:
+        """An empty directory for the files of another server, None where none are taken."""
+
+    def replaced(self, ticket: str, database: str) -> None:
+        """Have a server on these files, of which ``database`` is the base, in the place of the present one."""
 
     def built(self, ticket: str) -> None:
         """Seal it."""
@@ -134,7 +141,7 @@ class Builder:
         key, ticket, programs = self.client.base(plan)
         if ticket is None:
             return key
-        place = Workplace(ticket.endpoint, find(str(programs)), self.root)
+        place = Workplace(ticket.endpoint, find(str(programs)), self.root, self._replacement(ticket))
         watch = _Watched(steps, plan)
         try:
             with self.progress.building(tuple(dict.fromkeys(plan.labels[ticket.next :]))):
@@ -146,6 +153,11 @@ class Builder:
                 self.client.failed(ticket.id, str(error))
             raise
         return key
+
+    def _replacement(self, ticket: Ticket) -> Replacement | None:
+        if ticket.next:
+            return None
+        return Replacement(partial(self.client.incoming, ticket.id), partial(self.client.replaced, ticket.id))
 
     def _apply(self, watch: _Watched, ticket: Ticket, place: Workplace) -> None:
         first = 0
@@ -169,7 +181,7 @@ class Builder:
             at.took(count, seconds)
             watch.took(seconds, keep=at.is_before_end)
             endpoint = self.client.stepped(ticket.id, before + at.done, seconds, keep=at.is_before_end)
-            place = replace(place, endpoint=endpoint)
+            place = replace(place, endpoint=endpoint, replacement=None)
         units = len(at.units)
         if units > 1:
             amount = f"{units - first} of {units} units" if first else f"{units} units"

@@ -9,10 +9,11 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import groupby
+from pathlib import Path
 
 from pytest_lakebranch.errors import BaseError, LakebranchError
 from pytest_lakebranch.model import Built, Endpoint, ForkPoint
-from pytest_lakebranch.providers.base import Compute, Provider
+from pytest_lakebranch.providers.base import Compute, Incoming, Provider
 from pytest_lakebranch.steps.base import Step, units_of
 
 CHECKPOINT_AFTER = 1.0
@@ -70,6 +71,7 @@ class _Build:
     unsaved: float = 0.0
     spent: float = 0.0
     compute: Compute | None = None
+    incoming: Incoming | None = None
     locks: ExitStack = field(default_factory=ExitStack)
     over: bool = False
 
@@ -170,6 +172,23 @@ class Bases:
                 layer = self._provider.seal(compute, build.keys[done])
             compute = build.compute = self._provider.build(self._name(), layer)
         return compute.endpoint
+
+    def incoming(self, ticket: str) -> Path | None:
+        """Where to put the files of another server that are to be the base of ``ticket``; None where none are taken."""
+        build, compute = self._held(ticket)
+        build.incoming = self._provider.incoming(compute)
+        return None if build.incoming is None else build.incoming.directory
+
+    def replaced(self, ticket: str, database: str) -> None:
+        """Go on with what was put there, of which ``database`` is the base. Raises LakebranchError."""
+        build, _ = self._held(ticket)
+        if build.incoming is None:
+            raise BaseError("there are no files to take over.")
+        build.compute = None  # it is no more, also where this fails
+        build.compute = compute = build.incoming.take_over(database)
+        if build.over:  # its worker died meanwhile
+            compute.discard(disposable=True)
+            raise BaseError(_VOID.format(key=ticket[:12]))
 
     def finish(self, ticket: str) -> None:
         """Seal the base of ``ticket`` and let everybody who waits have it. Raises BaseError."""

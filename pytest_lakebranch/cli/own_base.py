@@ -36,6 +36,12 @@ class _OwnTickets:
     def stepped(self, ticket: str, done: int, seconds: float, *, keep: bool = False) -> Endpoint:
         return self.bases.stepped(ticket, done, seconds, keep=keep)
 
+    def incoming(self, ticket: str) -> Path | None:
+        return self.bases.incoming(ticket)
+
+    def replaced(self, ticket: str, database: str) -> None:
+        self.bases.replaced(ticket, database)
+
     def built(self, ticket: str) -> None:
         self.bases.finish(ticket)
 

@@ -60,6 +60,15 @@ class HostClient:
         """Say that the first ``done`` steps are applied; learn where the next one works."""
         return Endpoint(**self._call("stepped", ticket=ticket, done=done, seconds=seconds, keep=keep))
 
+    def incoming(self, ticket: str) -> Path | None:
+        """Where to put the files of another server, if they are taken."""
+        directory: str | None = self._call("incoming", ticket=ticket)
+        return None if directory is None else Path(directory)
+
+    def replaced(self, ticket: str, database: str) -> None:
+        """Say that they are there; returns when a server works on them."""
+        self._call("replaced", ticket=ticket, database=database)
+
     def built(self, ticket: str) -> None:
         """Say that all steps are applied; returns when the base is sealed."""
         self._call("built", ticket=ticket)

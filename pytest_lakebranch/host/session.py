@@ -16,6 +16,8 @@ class Session:
     CALLS = (
         "base",
         "stepped",
+        "incoming",
+        "replaced",
         "built",
         "died",
         "failed",
@@ -45,6 +47,13 @@ class Session:
 
     def _stepped(self, ticket: str, done: int, seconds: float, *, keep: bool) -> dict[str, Any]:
         return asdict(self._engine.bases.stepped(ticket, done, seconds, keep=keep))
+
+    def _incoming(self, ticket: str) -> str | None:
+        directory = self._engine.bases.incoming(ticket)
+        return None if directory is None else str(directory)
+
+    def _replaced(self, ticket: str, database: str) -> None:
+        self._engine.bases.replaced(ticket, database)
 
     def _built(self, ticket: str) -> None:
         self._engine.bases.finish(ticket)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Protocol
 
 from pytest_lakebranch.kept import Kept
@@ -80,6 +81,23 @@ class Compute(Protocol):
         """
 
 
+class Incoming(Protocol):
+    """The files of another server on their way into a base that is being built."""
+
+    @property
+    def directory(self) -> Path:
+        """An empty, private directory for an online backup (pg_basebackup)."""
+
+    def take_over(self, database: str) -> Compute:
+        """A running branch like those of :meth:`Provider.build`, on what was put there, in the place of the one that
+        this was made for, which is no more.
+
+        Of the backup only ``database`` stays, under the name that tests know, and the roles that it needs, without
+        passwords and rights of their own; nothing in it can reach another server by itself.
+        Raises LakebranchError; then nothing is left of either.
+        """
+
+
 class Provider(Protocol):
     """Where branches live. All methods may be called from any thread."""
 
@@ -130,6 +148,11 @@ class Provider(Protocol):
         """A running branch for steps to work on, forked from ``at``, or empty; its role is a superuser meanwhile.
 
         ``key`` is what the base will be sealed as, for whoever looks at the branch meanwhile.
+        """
+
+    def incoming(self, compute: Compute) -> Incoming | None:
+        """Make room for files that are to take the place of those of ``compute``, which :meth:`build` gave and nothing
+        has worked on yet; None where no files are taken.
         """
 
     def check_quiet(self, compute: Compute) -> None:

@@ -13,15 +13,30 @@ from pytest_lakebranch.postgres.binaries import Binaries
 
 
 @dataclass(frozen=True, slots=True)
+class Replacement:
+    """How a step puts the files of another server in the place of those that its own works on.
+
+    ``directory()`` makes an empty directory for an online backup (pg_basebackup) of a server of the same format without
+    tablespaces; None where no such thing is taken. ``take_over(database)`` makes that database of it the base, and
+    nothing else of it: the workplace's server is gone then, and the step must be over. Raises LakebranchError.
+    """
+
+    directory: Callable[[], Path | None]
+    take_over: Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
 class Workplace:
     """The server a step works on: where it is, and the programs that fit it.
 
     The role of ``endpoint`` is a superuser while steps run, so that they may create extensions and roles.
+    ``replacement`` is given to the first step of a base.
     """
 
     endpoint: Endpoint
     binaries: Binaries
     root: Path
+    replacement: Replacement | None = None
 
 
 class Unit(Protocol):

@@ -1,6 +1,7 @@
 """``postgres:ENV_NAME``: a copy of a running server's database, whose URL is in that environment variable.
 
-By pg_dump and pg_restore, both with several connections. The original is opened in read-only transactions.
+By copying its files where that is possible (see physical.py), else by pg_dump and pg_restore, both with several
+connections. The original is opened in read-only transactions, and never written to.
 """
 
 from __future__ import annotations
@@ -17,21 +18,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pytest_lakebranch import amounts
-from pytest_lakebranch.errors import BaseError, ConfigError
+from pytest_lakebranch.errors import BaseError, BranchError, ConfigError
 from pytest_lakebranch.masking import masked
 from pytest_lakebranch.postgres.connect import connect, parameters_of
 from pytest_lakebranch.processes import Identity
 from pytest_lakebranch.state import owner_is_gone, write_owner
-from pytest_lakebranch.steps import dump, files, hints, programs, roles
+from pytest_lakebranch.steps import dump, files, hints, physical, programs, roles
 from pytest_lakebranch.steps.base import Workplace
 from pytest_lakebranch.steps.failures import Failure, base_error
+from pytest_lakebranch.steps.physical import Original
 
 READ_ONLY = "-c default_transaction_read_only=on"
 TIMEOUT = "15"
 """Seconds for connecting, unless the URL says otherwise."""
 NOT_WHERE = ("password", "sslpassword", "connect_timeout", "application_name")
 """Parameters that say nothing of which database it is, or as whom."""
-WORDS = ("schemas", "tables", "refresh")
+WORDS = ("schemas", "tables", "refresh", "copy")
+WAYS = ("dump", "physical")
+OTHERWISE = "With copy=dump the step copies by pg_dump instead."
 _LOOK = """
 SELECT current_setting('server_version_num'), '' UNION ALL
 SELECT n.nspname || ' ' || c.relname || ' ' || k.conname, rn.nspname || '.' || r.relname
@@ -58,7 +62,9 @@ class Selection:
 
 @dataclass(frozen=True, slots=True)
 class PostgresStep:
-    """``refresh``: time (since 1970, UTC) is cut into spans of so many seconds, each of which has a copy of its own; 0
+    """``way``: how to copy, one of WAYS, or empty for physically where that is possible.
+
+    ``refresh``: time (since 1970, UTC) is cut into spans of so many seconds, each of which has a copy of its own; 0
     for one copy for ever. The span is that in which the step was made: it stays the same while a base is built.
     """
 
@@ -67,6 +73,7 @@ class PostgresStep:
     selection: Selection
     refresh: int
     inputs: files.Inputs
+    way: str = ""
     now: float = field(default_factory=time.time, compare=False)
 
     def fingerprint(self) -> str:
@@ -74,12 +81,40 @@ class PostgresStep:
         source = self._source()
         where = [f"{name}={value}" for name, value in sorted(source.items()) if name not in NOT_WHERE]
         age = str(int(self.now // self.refresh)) if self.refresh else ""
-        return files.fingerprint("postgres", [*where, *self.selection.options, age, "inputs", *self.inputs.digests()])
+        how = [f"copy={self.way}"] if self.way else []
+        chosen = [*where, *self.selection.options, *how, age]
+        return files.fingerprint("postgres", [*chosen, "inputs", *self.inputs.digests()])
 
     def apply(self, place: Workplace) -> str:
-        """Copy it; the size of what was copied."""
+        """Copy it; the size of what was copied, and how."""
         source = self._source()
-        foreign = self._look_at(source, place)
+        version, foreign = self._look_at(source, place)
+        found = self._physical(source, place, version)
+        if isinstance(found, Original):
+            return self._copy_files(found, place)
+        if self.way == "physical":
+            raise BaseError(f"{self.label}: it cannot be copied physically: {found}.")
+        return f"{self._copy_by_dump(source, foreign, place)}, by dump: {found}"
+
+    def _physical(self, source: dict[str, str], place: Workplace, version: int) -> Original | str:
+        """The original as it can be copied physically; or why it is not."""
+        if self.selection:
+            return "only a part of it is wanted"
+        if self.way == "dump":
+            return "copy=dump"
+        return physical.look(source, place, version=version, user=self.inputs.application.user)
+
+    def _copy_files(self, original: Original, place: Workplace) -> str:
+        failure = physical.copy(original, place)
+        if failure:
+            raise base_error(self.label, failure, hints.advice(failure.message, place) or OTHERWISE)
+        try:
+            original.replacement.take_over(original.database)
+        except (BaseError, BranchError) as error:
+            raise BaseError(f"{self.label}: {error}\n{OTHERWISE}") from error
+        return f"{files.size_text(original.size)}, physically"
+
+    def _copy_by_dump(self, source: dict[str, str], foreign: list[tuple[str, str]], place: Workplace) -> str:
         with _directory(self.inputs.notes.directory) as directory:
             copied = directory / "dump"
             self._dump(source, copied, place)
@@ -103,13 +138,12 @@ class PostgresStep:
         found["options"] = f"{found.get('options', '')} {READ_ONLY}".strip()
         return {"connect_timeout": TIMEOUT, **found}
 
-    def _look_at(self, source: dict[str, str], place: Workplace) -> list[tuple[str, str]]:
-        """The foreign keys of the original, by psql, which finds it as pg_dump will.
+    def _look_at(self, source: dict[str, str], place: Workplace) -> tuple[int, list[tuple[str, str]]]:
+        """The version and the foreign keys of the original, by psql, which finds it as pg_dump will.
 
         BaseError when it cannot be reached or is too new for our programs.
         """
-        options = ("--no-psqlrc", "--no-password", "--csv", "--tuples-only", "--set=ON_ERROR_STOP=1")
-        done = programs.run_against(source, place, "psql", *options, f"--command={_LOOK}", cwd=place.root)
+        done = programs.ask(source, place, _LOOK, "--csv")
         if done.status:
             said = masked(done.errors).strip().removeprefix("psql: error: ")
             raise BaseError(f"{self.label}: the server that {self.variable} names cannot be read: {said}")
@@ -118,11 +152,12 @@ class PostgresStep:
         if version // 10000 > place.binaries.major:
             shown = f"{version // 10000}.{version % 10000}"
             raise BaseError(f"{self.label}: {hints.newer_server(shown, place)}")
-        return [(name, target) for name, target in foreign]
+        return version, [(name, target) for name, target in foreign]
 
     def _dump(self, source: dict[str, str], into: Path, place: Workplace) -> None:
         jobs = f"--jobs={dump.jobs()}"
         options = ["--format=directory", "--compress=0", jobs, f"--file={into}", "--no-password", "--no-sync"]
+        options.append("--no-subscriptions")  # to drop one, a test would connect to its publisher
         done = programs.run_against(source, place, "pg_dump", *options, *self.selection.options, cwd=place.root)
         if done.status:
             said = masked(done.errors).removeprefix("pg_dump: error: ").strip()
@@ -184,7 +219,9 @@ def _directory(home: Path | None) -> Iterator[Path]:
 
 
 def parse(label: str, written: str, inputs: files.Inputs) -> PostgresStep:
-    """The step for ``postgres:ENV_NAME [schemas=A,B] [tables=X,Y] [refresh=1d]``; ConfigError when it is none."""
+    """The step for ``postgres:ENV_NAME [schemas=A,B] [tables=X,Y] [refresh=1d] [copy=dump]``; ConfigError when it is
+    none.
+    """
     variable, *words = written.split()
     if not re.fullmatch(r"[A-Za-z_]\w*", variable):
         raise ConfigError(
@@ -195,16 +232,27 @@ def parse(label: str, written: str, inputs: files.Inputs) -> PostgresStep:
     for word in words:
         name, equals, value = word.partition("=")
         if name not in WORDS or not equals or not value:
-            raise ConfigError(f"{label}: {word!r} is not one of schemas=NAME,…, tables=NAME,… and refresh=1d.")
+            raise ConfigError(
+                f"{label}: {word!r} is not one of schemas=NAME,…, tables=NAME,…, refresh=1d and copy=dump."
+            )
         given[name] = value
     selection = Selection(_names(given.get("schemas")), _names(given.get("tables")))
-    step = PostgresStep(label, variable, selection, _seconds(label, given.get("refresh")), inputs)
+    way = _way(label, given.get("copy"), selection)
+    step = PostgresStep(label, variable, selection, _seconds(label, given.get("refresh")), inputs, way)
     step._source()
     return step
 
 
 def _names(written: str | None) -> tuple[str, ...]:
     return tuple(name for name in (written or "").split(",") if name)
+
+
+def _way(label: str, written: str | None, selection: Selection) -> str:
+    if written not in (None, *WAYS):
+        raise ConfigError(f"{label}: copy={written} is neither copy=dump nor copy=physical.")
+    if written == "physical" and selection:
+        raise ConfigError(f"{label}: copy=physical copies everything: schemas= and tables= cannot be given with it.")
+    return written or ""
 
 
 def _seconds(label: str, written: str | None) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Mapping
@@ -11,7 +12,7 @@ from pathlib import Path
 
 from pytest_lakebranch.errors import MachineError
 from pytest_lakebranch.postgres.connect import connection_string, conninfo
-from pytest_lakebranch.processes import environment_without_pg
+from pytest_lakebranch.processes import LINUX, environment_without_pg
 from pytest_lakebranch.steps.base import Workplace
 
 GRACE = 3.0
@@ -38,14 +39,21 @@ def run(place: Workplace, name: str, *arguments: str, cwd: Path, output: bool = 
 
 def run_against(source: Mapping[str, str], place: Workplace, name: str, *arguments: str, cwd: Path) -> Outcome:
     """Run one of PostgreSQL's programs of ``place`` against another server, whose password is in no argument, and which
-    no ``PG*`` variable of ours leads elsewhere.
+    no ``PG*`` variable of ours leads elsewhere. It ends also when this process is killed: nobody would stop it.
     """
     public = {key: value for key, value in source.items() if key not in ("password", "sslpassword")}
     environ = _environment()
     if "password" in source:
         environ["PGPASSWORD"] = source["password"]
-    command = [program(place, name), f"--dbname={connection_string(public)}", *arguments]
+    with_us = ("setpriv", "--pdeathsig", "TERM") if LINUX and shutil.which("setpriv") else ()
+    command = [*with_us, program(place, name), f"--dbname={connection_string(public)}", *arguments]
     return _finished(command, cwd, environ, subprocess.PIPE, subprocess.PIPE)
+
+
+def ask(source: Mapping[str, str], place: Workplace, query: str, *options: str) -> Outcome:
+    """What psql says to a query or a command of replication on another server; see :func:`run_against`."""
+    usual = ("--no-psqlrc", "--no-password", "--no-align", "--tuples-only", "--set=ON_ERROR_STOP=1")
+    return run_against(source, place, "psql", *usual, *options, f"--command={query}", cwd=place.root)
 
 
 def execute(command: list[str], *, cwd: Path, environ: dict[str, str]) -> Outcome:
@@ -76,16 +84,20 @@ def connected(place: Workplace) -> tuple[str, ...]:
     return ("--no-password", "--dbname", conninfo(place.endpoint))
 
 
+def is_there(place: Workplace, name: str) -> bool:
+    """Whether this installation has a program."""
+    return os.access(place.binaries.directory / name, os.X_OK)
+
+
 def program(place: Workplace, name: str) -> str:
     """The path of a client program; MachineError naming the package when this installation lacks it."""
-    path = place.binaries.directory / name
-    if not os.access(path, os.X_OK):
+    if not is_there(place, name):
         raise MachineError(
             f"{place.binaries.directory} has no {name}, which runs this step. Install it (Debian and Ubuntu: "
             f"`apt-get install postgresql-client-{place.binaries.major}`), or set lakebranch_postgres to a complete "
             "installation (`pip install pytest-lakebranch[embedded]` gives one)."
         )
-    return str(path)
+    return str(place.binaries.directory / name)
 
 
 def _environment() -> dict[str, str]:

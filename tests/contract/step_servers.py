@@ -85,20 +85,42 @@ def dump(server: Server, path: Path, style: str, script: str, *options: str) -> 
 
 
 @contextmanager
-def running(which: str) -> Iterator[Server]:
-    """A new server of one installation, stopped and deleted afterwards."""
+def running(which: str, *initdb_options: str, **more: object) -> Iterator[Server]:
+    """A new server of one installation with ``more`` settings, stopped and deleted afterwards."""
     binaries = find(INSTALLATIONS[which])
     sockets = Path(tempfile.mkdtemp(prefix="lb", dir=_fast_directory()))
     data = sockets / "data"
     environ = environment_without_pg()
     initdb = [*AS_ORDINARY_USER, binaries.program("initdb"), "-D", data, "-U", "postgres", "-A", "trust", "-N"]
-    subprocess.run([*initdb, "--locale=C", "--encoding=UTF8"], check=True, capture_output=True, env=environ)
-    settings = {"listen_addresses": "", "unix_socket_directories": sockets, "fsync": "off", "autovacuum": "off"}
-    settings |= {"max_wal_size": "64MB", "min_wal_size": "32MB"}
+    subprocess.run(
+        [*initdb, "--locale=C", "--encoding=UTF8", *initdb_options], check=True, capture_output=True, env=environ
+    )
+    settings = {"max_wal_size": "64MB", "min_wal_size": "32MB", **more}
+    with _served(binaries, data, sockets, settings) as server:
+        yield server
+    shutil.rmtree(sockets)
+
+
+@contextmanager
+def standby_of(primary: Server) -> Iterator[Server]:
+    """A standby that follows a server, stopped and deleted afterwards."""
+    sockets = Path(tempfile.mkdtemp(prefix="lb", dir=_fast_directory()))
+    data = sockets / "data"
+    where = f"host={primary.sockets} port=5432 user=postgres"
+    command = [primary.binaries.program("pg_basebackup"), "--dbname", where, "--pgdata", data, "--write-recovery-conf"]
+    subprocess.run([*command, "--checkpoint=fast", "--no-sync"], check=True, env=environment_without_pg())
+    with _served(primary.binaries, data, sockets, {}) as server:
+        yield server
+    shutil.rmtree(sockets)
+
+
+@contextmanager
+def _served(binaries: Binaries, data: Path, sockets: Path, more: dict[str, object]) -> Iterator[Server]:
+    settings = {"listen_addresses": "", "unix_socket_directories": sockets, "fsync": "off", "autovacuum": "off", **more}
     options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
     with (sockets / "log").open("w") as log:
         command = [*AS_ORDINARY_USER, binaries.program("postgres"), "-D", data, "-p", "5432", *options]
-        process = subprocess.Popen(command, stdout=log, stderr=log, env=environ)
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment_without_pg())
     try:
         server = Server(binaries, sockets)
         _wait_for(server, process)
@@ -106,7 +128,6 @@ def running(which: str) -> Iterator[Server]:
     finally:
         process.send_signal(signal.SIGQUIT)
         process.wait()
-        shutil.rmtree(sockets)
 
 
 def _fast_directory() -> str:

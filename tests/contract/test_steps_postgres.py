@@ -173,7 +173,8 @@ def test_fingerprint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one = parse("postgres:PROD_URL", root=tmp_path).fingerprint()
     monkeypatch.setenv("PROD_URL", "postgresql://me:two@db/shop")
     assert parse("postgres:PROD_URL", root=tmp_path).fingerprint() == one
-    assert parse("postgres:PROD_URL schemas=a", root=tmp_path).fingerprint() != one
+    for words in ("schemas=a", "copy=dump"):
+        assert parse(f"postgres:PROD_URL {words}", root=tmp_path).fingerprint() != one
     daily: Any = parse("postgres:PROD_URL refresh=1d", root=tmp_path)
     at = [replace(daily, now=now).fingerprint() for now in (86400.0, 86400 * 2 - 1.0, 86400 * 2.0)]
     assert at[0] == at[1] != at[2]

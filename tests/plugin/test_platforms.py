@@ -14,6 +14,7 @@ import pytest
 
 from pytest_lakebranch.postgres.binaries import find
 from pytest_lakebranch.state import HOME_PATH_LIMIT
+from tests.contract.step_servers import running
 from tests.nested import CANNOT
 from tests.plugin.cli_rigs import SCHEMA, wait_until
 from tests.plugin.conftest import PLAIN, Project, entries
@@ -107,6 +108,25 @@ def test_root_without_user_namespaces_in_a_closed_place(
     done = run(project, before=without_namespaces)
     assert done.returncode == pytest.ExitCode.USAGE_ERROR
     assert f"{open_home.parent} keeps that uid out of the state directory" in done.stderr
+
+
+@pytest.mark.parametrize("namespaces", [True, False])
+def test_files_of_another_server(
+    project: Project, open_home: Path, request: pytest.FixtureRequest, namespaces: bool
+) -> None:
+    """What a worker copies belongs to who servers run as; the second run needs no step."""
+    before = [] if namespaces else request.getfixturevalue("without_namespaces")
+    with running("embedded") as original:
+        with original.connect() as conn:
+            conn.execute("CREATE ROLE copier LOGIN REPLICATION")
+            conn.execute(SCHEMA)
+        where = {**os.environ, "PROD_URL": f"postgresql://copier@/postgres?host={original.sockets}"}
+        project.ini(lakebranch_base="postgres:PROD_URL copy=physical")
+        for _ in range(2):
+            done = run(project, before=before, env=where)
+            assert "4 passed" in done.stdout, done.stdout + done.stderr
+    assert "base from the cache" in done.stdout
+    assert entries(open_home / "runs") == []
 
 
 def test_two_containers_share_a_state_directory(project: Project, shared_home: Path) -> None:

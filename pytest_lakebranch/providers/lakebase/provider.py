@@ -134,6 +134,9 @@ class LakebaseProvider:
             raise
         return compute
 
+    def incoming(self, compute: Compute) -> None:
+        """See Provider. The files of endpoints are out of reach."""
+
     def check_quiet(self, compute: Compute) -> None:
         """See Provider."""
         template.check_quiet(_ours(compute))

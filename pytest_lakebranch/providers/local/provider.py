@@ -32,6 +32,7 @@ from pytest_lakebranch.providers.local import (
 from pytest_lakebranch.providers.local.compute import LocalCompute
 from pytest_lakebranch.providers.local.disk import file_time, spread, translated
 from pytest_lakebranch.providers.local.freeze import Backup, freeze, recover
+from pytest_lakebranch.providers.local.incoming import LocalIncoming, take_over
 from pytest_lakebranch.providers.local.places import Places
 from pytest_lakebranch.providers.local.programs import reachable
 from pytest_lakebranch.providers.local.server import Server
@@ -148,6 +149,21 @@ class LocalProvider:
             launcher=self._launcher,
             log=place.log,
         )
+
+    def incoming(self, compute: Compute) -> LocalIncoming:
+        """See Provider."""
+        local = _local(compute)
+        directory = local.server.place.directory / "incoming"
+        with translated(directory, "making room for a copy", BaseError):
+            self._storage.make(directory)
+        return LocalIncoming(directory, lambda database: self._replace(local, directory, database))
+
+    def _replace(self, compute: LocalCompute, incoming: Path, database: str) -> Compute:
+        self._take(compute, BaseError("the copy was not taken over: its builder died, or the run is ending."))
+        directory = compute.server.place.directory
+        with translated(directory, "taking over a copy", BaseError), removed_on_failure(self._storage, directory):
+            server = take_over(compute.server, incoming, database, servers=self._servers, storage=self._storage)
+            return self._registered(LocalCompute(self, server, at=None, endpoint=self._servers.endpoint(server)))
 
     def check_quiet(self, compute: Compute) -> None:
         """See Provider."""
