@@ -178,7 +178,7 @@ class Run:
 
     def fork(self, parent: Branch) -> Branch:
         """A branch of the parent's present state."""
-        return self.open("fork", asker=os.environ.get("PYTEST_CURRENT_TEST", "fork").split(" ")[0], parent=parent)
+        return self.open("fork", asker=_running_test() or "fork", parent=parent)
 
     def schema_of(self, base: str) -> Schema:
         """The schema of the base with this key, which is ready; read once in this process."""
@@ -272,6 +272,11 @@ def finish(directory: RunDirectory, *, worker: str) -> Summary | None:
         directory.remove()  # nobody could be served, as was said to who asked
         return None
     return client.finish()
+
+
+def _running_test() -> str:
+    """The node id of the test that runs, which may have spaces in it; pytest adds the phase in brackets."""
+    return os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" (")[0]
 
 
 def _name_of(work: Callable[..., object]) -> str:

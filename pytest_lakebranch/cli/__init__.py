@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
     """What was said; after ``--`` all is the program's (argparse takes that for ours once an option stands before)."""
     end = arguments.index("--") if "--" in arguments else len(arguments)
-    made, program = parser(), list(arguments[end + 1 :])
+    made, program = parser(_named(arguments)), list(arguments[end + 1 :])
     parsed = made.parse_args(arguments[:end])
     if program and not hasattr(parsed, "program"):
         made.error(f"{parsed.command} takes nothing after --")
@@ -58,8 +58,13 @@ def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
     return parsed
 
 
-def parser() -> argparse.ArgumentParser:
-    """The grammar of the command line."""
+def _named(arguments: Sequence[str]) -> Sequence[str]:
+    """The command that is named, if it is: then nobody asks for the grammar of others."""
+    return arguments[:1] if arguments and arguments[0] in COMMANDS else COMMANDS
+
+
+def parser(commands: Sequence[str] = COMMANDS) -> argparse.ArgumentParser:
+    """The grammar of the command line, or of some of its commands."""
     made = argparse.ArgumentParser(
         prog="lakebranch",
         description="Branches of PostgreSQL databases for tests: look at them, open them, clean up.",
@@ -68,7 +73,7 @@ def parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     made.add_argument("--version", action="version", version=f"pytest-lakebranch {__version__}")
-    commands = made.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command in COMMANDS:
-        import_module(f"pytest_lakebranch.cli.{command}").declare(commands)
+    group = made.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for command in commands:
+        import_module(f"pytest_lakebranch.cli.{command}").declare(group)
     return made

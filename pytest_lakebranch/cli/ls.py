@@ -13,7 +13,7 @@ from pytest_lakebranch.cli import arguments, output
 if TYPE_CHECKING:
     from pytest_lakebranch.host.census import BranchFacts, RunFacts
 
-PATIENCE = 0.05
+PATIENCE = 0.02
 """Seconds for which sizes are measured unless all are asked for."""
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from pytest_lakebranch import __version__
 from pytest_lakebranch.amounts import many, size_text
 from pytest_lakebranch.model import KeptBranch, Lease, Summary
-from pytest_lakebranch.reporting.timeline import timeline
+from pytest_lakebranch.reporting.timeline import Scale, timeline
 from pytest_lakebranch.reporting.tree import HEADS, row, tree
 from pytest_lakebranch.reporting.words import ENDINGS, mark, seconds, table, text
 
@@ -70,7 +70,7 @@ def _sections(summary: Summary) -> Iterator[tuple[str, str]]:
         yield "Leases", "<p>No test asked for a branch.</p>"
         return
     yield "How leases ended", _endings(summary.leases)
-    yield "Timeline", _legend(summary) + timeline(summary)
+    yield "Timeline", _legend(summary) + timeline(summary) + _before(summary)
     yield "Slowest", _slowest(summary.leases)
     yield from _if_any("Connections left open", _connections(summary.leases))
     yield from _if_any("Kept branches", _kept(summary.kept))
@@ -90,6 +90,12 @@ def _legend(summary: Summary) -> str:
     kinds += [("use open", "in use, not ended")] if "open" in seen else []
     kinds += [("release", "release"), ("base", "base built or found")]
     return '<p class="legend">' + "".join(f'<span><i class="{kind}"></i>{name}</span>' for kind, name in kinds) + "</p>"
+
+
+def _before(summary: Summary) -> str:
+    """What the timeline leaves out: a host is there before anybody asks."""
+    before = Scale.of(summary).began - summary.began
+    return f"<p>A branch was first asked for {seconds(before)} after the run's host began.</p>" if before > 0 else ""
 
 
 def _endings(leases: Sequence[Lease]) -> str:
@@ -140,7 +146,7 @@ def _kept(kept: Sequence[KeptBranch]) -> str:
             text(one.worker),
             f"<code>{text(one.branch)}</code>",
             size_text(one.bytes),
-            time.strftime("%Y-%m-%d %H:%M", time.localtime(one.until)),
+            time.strftime('<span class="whole">%Y-%m-%d %H:%M</span>', time.localtime(one.until)),
             f"<code>{text(one.command)}</code>",
         )
         for one in kept

@@ -24,9 +24,10 @@ class Scale:
 
     @classmethod
     def of(cls, summary: Summary) -> Scale:
-        """From the first thing that happened to the last."""
+        """From the first thing that happened, which is when somebody asked for a branch, to the end of the run."""
         starts = [lease.began - lease.waited for lease in summary.leases] + [base.began for base in summary.bases]
-        return cls(min([summary.began, *starts]), max(summary.ended, summary.began + 0.001))
+        began = min(starts, default=summary.began)
+        return cls(began, max(summary.ended, began + 0.001))
 
     def left(self, moment: float) -> float:
         """Where a moment is."""

@@ -33,7 +33,8 @@ def test_write(lakebranch_worker, lakebranch):
 
 def test_run(lakebranch_run): ...
 
-def test_fork(lakebranch):
+@pytest.mark.parametrize("name", [""], ids=["a (b) c"])
+def test_fork(lakebranch, name):
     with lakebranch.fork() as child:
         assert child.parent == lakebranch.name
 
@@ -82,7 +83,7 @@ def test_the_record(project: Project, workers: str) -> None:
     assert {name: lease["end"]["ending"] for name, lease in tests.items() if name != "test_leave_open[<b>&']"} == {
         "test_read": "clean",
         "test_write": "rewind",
-        "test_fork": "clean",
+        "test_fork[a (b) c]": "clean",
         "test_destroy": "replace",
     }
     assert tests["test_destroy"]["end"]["reason"] == "destructive"
@@ -90,7 +91,8 @@ def test_the_record(project: Project, workers: str) -> None:
     by_lease = {lease["lease"]: lease for lease in report["leases"]}
     assert by_lease[tests["test_write"]["under"]]["purpose"] == "worker"
     (fork,) = (lease for lease in report["leases"] if lease["purpose"] == "fork")
-    assert fork["under"] == tests["test_fork"]["lease"]
+    parent = tests["test_fork[a (b) c]"]
+    assert (fork["under"], fork["test"]) == (parent["lease"], parent["test"])
     assert sum(report["totals"]["endings"].values()) == report["totals"]["leases"] == len(report["leases"])
     assert all(
         report["run"]["began"] <= lease["began"] <= lease["began"] + lease["end"]["held"] <= report["run"]["ended"] + 1
