@@ -1,4 +1,4 @@
-"""Sizes, spans of time and counts, as people write and read them. Imported in every run: standard library only."""
+"""Sizes, spans of time, counts and names with numbers, for people. Imported in every run: standard library only."""
 
 from __future__ import annotations
 
@@ -25,12 +25,21 @@ def span(text: str) -> int:
 
 
 def size_text(count: float) -> str:
-    """Bytes for a person."""
-    for unit in ("B", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}"
-        count /= 1000
-    return f"{count:.1f} GB" if count < 1000 else f"{count / 1000:.1f} TB"
+    """A number of bytes for a person: ``812 bytes``, ``599 kB``, ``1.2 MB``."""
+    if count < 1000:
+        return f"{count:.0f} bytes"
+    size = count / 1000
+    for unit in ("kB", "MB", "GB", "TB"):
+        if size < 999.5 or unit == "TB":
+            break
+        size /= 1000
+    return f"{size:.1f} {unit}" if size < 9.95 and unit != "kB" else f"{size:.0f} {unit}"
+
+
+def natural(name: str) -> list[tuple[int, int, str]]:
+    """A key to sort names by as a person would, digits counting as numbers: 10 comes after 9."""
+    parts = re.split(r"(\d+)", name)
+    return [(0, int(part), part) if part.isdecimal() else (1, 0, part) for part in parts if part]
 
 
 def many(count: int, noun: str) -> str:

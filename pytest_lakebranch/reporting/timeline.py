@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from pytest_lakebranch.amounts import many
+from pytest_lakebranch.amounts import many, natural
 from pytest_lakebranch.model import Lease, Summary
-from pytest_lakebranch.reporting.words import natural, seconds, text
+from pytest_lakebranch.reporting.words import seconds, text
 
 PURPOSES = {"test": "tests", "fork": "forks", "fixture": "fixtures", "worker": "worker", "run": "run"}
 THINNEST = 0.02

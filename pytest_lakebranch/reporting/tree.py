@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
-from pytest_lakebranch.amounts import many
+from pytest_lakebranch.amounts import many, natural
 from pytest_lakebranch.model import Built, Lease, Summary
-from pytest_lakebranch.reporting.words import mark, natural, seconds, table, text
+from pytest_lakebranch.reporting.words import mark, seconds, table, text
 
 HEADS = ("Test", "Branch", ">Waited", ">Used", "Ended", "Why")
 RANK = {"run": 0, "worker": 1}

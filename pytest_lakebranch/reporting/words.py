@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from html import escape
 
@@ -27,11 +26,6 @@ def seconds(value: float) -> str:
         return f"{value:.2f} s" if value < 9.995 else f"{value:.1f} s"
     minutes, rest = divmod(round(value), 60)
     return f"{minutes} min {rest} s"
-
-
-def natural(name: str) -> list[tuple[bool, int, str]]:
-    """A key to sort names by, in which gw10 comes after gw9."""
-    return [(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in re.findall(r"\d+|\D+", name)]
 
 
 def mark(ending: str) -> str:

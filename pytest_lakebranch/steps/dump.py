@@ -9,6 +9,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from pytest_lakebranch import amounts
 from pytest_lakebranch.postgres.connect import connect
 from pytest_lakebranch.steps import archive, files, hints, programs, psql, roles
 from pytest_lakebranch.steps.archive import Archive
@@ -44,7 +45,7 @@ class DumpStep:
             failure = restore(self.path, place, parallel=what.format != "tar")
         if failure:
             raise base_error(self.label, failure, self._advice(failure, what, place))
-        return files.size_text(sum(path.stat().st_size for path in self._files()))
+        return amounts.size_text(sum(path.stat().st_size for path in self._files()))
 
     def _files(self) -> list[Path]:
         if not self.path.is_dir():

@@ -1,4 +1,4 @@
-"""The files of steps: their digests, their sizes, and the extra ones named by ``inputs=``."""
+"""The files of steps: their digests, and the extra ones named by ``inputs=``."""
 
 from __future__ import annotations
 
@@ -77,18 +77,6 @@ def fingerprint(kind: str, parts: Iterable[str]) -> str:
 def shown(path: Path, root: Path) -> str:
     """A path as messages show it: relative to ``root`` when it lies below."""
     return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
-
-
-def size_text(count: int) -> str:
-    """A number of bytes for a person: ``812 bytes``, ``599 kB``, ``1.2 MB``."""
-    if count < 1000:
-        return f"{count} bytes"
-    size = count / 1000
-    for unit in ("kB", "MB", "GB"):
-        if size < 999.5 or unit == "GB":
-            break
-        size /= 1000
-    return f"{size:.1f} {unit}" if size < 10 and unit != "kB" else f"{size:.0f} {unit}"
 
 
 def existing(label: str, written: str, root: Path) -> Path:

@@ -18,6 +18,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from pytest_lakebranch.amounts import natural
 from pytest_lakebranch.errors import ConfigError
 
 _FLYWAY = re.compile(r"(?:(?P<kind>[VU])(?P<version>\d+(?:[._]\d+)*)|(?P<repeatable>R))__(?P<name>.+)\.sql")
@@ -55,12 +56,6 @@ def check_sections(file: Path, text: bytes, label: str) -> None:
             f"{label}: {file} has a section {found[0].decode().strip()!r}, which psql would run too. "
             "Let the tool run it (command:), or put the way back into a file of its own, NAME.down.sql."
         )
-
-
-def natural(text: str) -> list[tuple[int, int, str]]:
-    """Sorts as a person would: digits count as numbers."""
-    parts = re.split(r"(\d+)", text)
-    return [(0, int(part), part) if part.isdigit() else (1, 0, part) for part in parts if part]
 
 
 def _plain(found: list[Path], label: str) -> list[Entry]:

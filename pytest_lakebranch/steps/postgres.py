@@ -112,7 +112,7 @@ class PostgresStep:
             original.replacement.take_over(original.database)
         except (BaseError, BranchError) as error:
             raise BaseError(f"{self.label}: {error}\n{OTHERWISE}") from error
-        return f"{files.size_text(original.size)}, physically"
+        return f"{amounts.size_text(original.size)}, physically"
 
     def _copy_by_dump(self, source: dict[str, str], foreign: list[tuple[str, str]], place: Workplace) -> str:
         with _directory(self.inputs.notes.directory) as directory:
@@ -124,7 +124,7 @@ class PostgresStep:
             failure = dump.restore(copied, place, *options)
             if failure:
                 raise base_error(self.label, failure, hints.advice(failure.message, place))
-            return files.size_text(sum(path.stat().st_size for path in copied.iterdir()))
+            return amounts.size_text(sum(path.stat().st_size for path in copied.iterdir()))
 
     def _source(self) -> dict[str, str]:
         """The connection's parameters, in libpq's words."""

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
+from pytest_lakebranch import amounts
 from pytest_lakebranch.errors import BaseError
 from pytest_lakebranch.steps import files, folder, hints, psql
 from pytest_lakebranch.steps.base import Workplace
@@ -122,7 +123,7 @@ class SqlFolder:
         todo = self.units()[first : first + count]
         for unit in todo:
             _run(self.label, unit.source, self.inputs, place)
-        size = files.size_text(sum(unit.source.stat().st_size for unit in todo))
+        size = amounts.size_text(sum(unit.source.stat().st_size for unit in todo))
         return size if len(todo) == 1 else f"{len(todo)} files, {size}"
 
     def open(self) -> AbstractContextManager[None]:
@@ -134,7 +135,7 @@ def _run(label: str, file: Path, inputs: files.Inputs, place: Workplace) -> str:
     failure = psql.run_file(place, file, cwd=_reads(file, inputs)[0])
     if failure:
         raise base_error(label, failure, hints.advice(failure.message, place))
-    return files.size_text(file.stat().st_size)
+    return amounts.size_text(file.stat().st_size)
 
 
 def _parts(file: Path, inputs: files.Inputs) -> Iterator[str]:

@@ -12,7 +12,6 @@ import pytest
 
 from pytest_lakebranch.errors import ConfigError
 from pytest_lakebranch.run import _name_of
-from pytest_lakebranch.steps.files import size_text
 from pytest_lakebranch.steps.kinds import Entry, parse
 
 
@@ -199,22 +198,6 @@ def test_callable_without_source_is_refused(tmp_path: Path) -> None:
     exec("def typed(conn): ...", scope)
     with pytest.raises(ConfigError, match="has no source file"):
         of(scope["typed"], tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("count", "text"),
-    [
-        (0, "0 bytes"),
-        (999, "999 bytes"),
-        (599_213, "599 kB"),
-        (999_700, "1.0 MB"),
-        (1_234_567, "1.2 MB"),
-        (3 * 10**12, "3000 GB"),
-    ],
-)
-def test_sizes_are_short(count: int, text: str) -> None:
-    """Sizes are shown in at most four digits and a unit."""
-    assert size_text(count) == text
 
 
 def test_files_that_include_each_other_by_way_of_their_folder(tmp_path: Path) -> None:
