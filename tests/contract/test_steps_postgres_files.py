@@ -171,6 +171,10 @@ def test_base_is_as_any_other(shop: Original, local: Rig) -> None:
     assert b"item 4999" in everything
     assert b"SCRAM-SHA-256$" not in everything
     assert b"the original's key" not in everything
+    empty = local.provider.cached(local.provider.root_key)
+    assert empty is not None
+    ours, theirs = ({path.name for path in Path(one.location).iterdir()} for one in (empty, at))
+    assert theirs == ours
     branch.discard()
 
 
@@ -232,14 +236,13 @@ def test_written_to_meanwhile(shop: Original, local: Rig) -> None:
                 )
                 conn.execute("INSERT INTO item (name) VALUES ('new')")
 
-    with ThreadPoolExecutor(2) as threads:
-        writers = [threads.submit(write) for _ in range(2)]
+    with ThreadPoolExecutor(1) as threads:
+        writing = threads.submit(write)
         try:
             at, told = built(local, shop.use())
         finally:
             over.set()
-        for writer in writers:
-            writer.result()
+        writing.result()
     assert told[0].endswith("physically")
     branch = local.start(at=at)
     ((total, low),) = run_sql(branch, "SELECT sum(amount), min(amount) FROM account")
@@ -570,7 +573,9 @@ def test_replication_is_refused(local: Rig, tmp_path: Path, monkeypatch: pytest.
     branch.discard()
 
 
-def test_made_with_another_superuser(shared_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_made_with_another_superuser(
+    local: Rig, embedded_server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As in containers with POSTGRES_USER: it stays, without login, beside ours; it cannot be an ordinary role."""
     with running("embedded") as server:
         with server.connect() as conn:
@@ -578,18 +583,15 @@ def test_made_with_another_superuser(shared_home: Path, monkeypatch: pytest.Monk
         with connect(Endpoint(str(server.sockets), 5432, "other", "postgres"), autocommit=True) as conn:
             conn.execute("ALTER ROLE postgres RENAME TO shop")
         original = Original(server, "postgres", monkeypatch)
-        told = []
-        for user in ("postgres", "shop"):
-            with rig(shared_home, user=user) as made:
-                at, said = built(made, original.use("other"))
-                told += said
-                branch = made.start(at=at)
-                assert run_sql(branch, "SELECT tableowner::text FROM pg_tables WHERE tablename = 'item'") == [("shop",)]
-                query = "SELECT rolname::text FROM pg_roles WHERE rolcanlogin ORDER BY 1"
-                assert run_sql(branch, query) == [(name,) for name in sorted({"postgres", user})]
-                branch.discard()
-        assert told[0].endswith("physically")
-        assert told[1].endswith("shop, which tests connect as, is the superuser that it was made with")
+        at, told = built(local, original.use("other"))
+        named = parse(original.use("other"), root=tmp_path, application=Application("shop"))
+        refused = named.apply(refusing(embedded_server.place(tmp_path)))
+    assert told[0].endswith("physically")
+    assert refused.endswith("shop, which tests connect as, is the superuser that it was made with")
+    branch = local.start(at=at)
+    assert run_sql(branch, "SELECT tableowner::text FROM pg_tables WHERE tablename = 'item'") == [("shop",)]
+    assert run_sql(branch, "SELECT rolname::text FROM pg_roles WHERE rolcanlogin") == [("postgres",)]
+    branch.discard()
 
 
 def test_postgres_15(shared_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -609,6 +611,7 @@ def test_postgres_15(shared_home: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert told[0].endswith("physically")
 
 
+@pytest.mark.soak
 def test_standby(local: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """A standby can be copied from, which is where a copy disturbs least."""
     with running("embedded") as primary:

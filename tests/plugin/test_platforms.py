@@ -110,7 +110,7 @@ def test_root_without_user_namespaces_in_a_closed_place(
     assert f"{open_home.parent} keeps that uid out of the state directory" in done.stderr
 
 
-@pytest.mark.parametrize("namespaces", [True, False])
+@pytest.mark.parametrize("namespaces", [pytest.param(True, marks=pytest.mark.soak), False])
 def test_files_of_another_server(
     project: Project, open_home: Path, request: pytest.FixtureRequest, namespaces: bool
 ) -> None:

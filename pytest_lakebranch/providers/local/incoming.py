@@ -115,6 +115,7 @@ class Recovery:
         self._recover([*DISARM.strip().splitlines(), *_renaming(database, known_as)])
         if any((self.data / "pg_twophase").iterdir()):
             raise self._failure("recover it", "it has prepared transactions")
+        (self.data / "backup_label.old").unlink(missing_ok=True)
         self._run("pg_resetwal", f"--wal-segsize={control_file.SEGMENT >> 20}", str(self.data))
         self._run("pg_checksums", "--disable", "--no-sync", str(self.data), but="already disabled")
 
