@@ -94,6 +94,19 @@ def test_branches_are_copies_of_the_base(anywhere: Anywhere) -> None:
     assert first.death() is None
 
 
+def test_room_for_files(anywhere: Anywhere) -> None:
+    """Where a base may be made of another server's files, there is an empty, private directory for them."""
+    compute = anywhere.provider.build("base", None)
+    try:
+        incoming = anywhere.provider.incoming(compute)
+        if incoming is not None:
+            assert list(incoming.directory.iterdir()) == []
+            assert incoming.directory.stat().st_mode & 0o077 == 0
+    finally:
+        compute.discard(disposable=True)
+    assert incoming is None or not incoming.directory.exists()
+
+
 def test_connections_end_with_the_lease(anywhere: Anywhere) -> None:
     """They are counted, and their clients get an error."""
     compute = anywhere.start("b1")

@@ -18,7 +18,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from local_rigs import SYSTEM_15, Rig, processes_in, rig, run_sql
+from local_rigs import SYSTEM_15, Rig, Volumes, processes_in, rig, run_sql
 from step_servers import Server, rows, running, standby_of
 
 from pytest_lakebranch.cli import own_base
@@ -33,7 +33,7 @@ from pytest_lakebranch.steps.kinds import parse
 from pytest_lakebranch.steps.notes import Notes
 from pytest_lakebranch.waiting import Deadline, poll
 
-pytest_plugins = ["step_fixtures"]
+pytest_plugins = ["local_fixtures", "step_fixtures"]
 
 PASSWORD = "pa55word-of-the-original"
 ROLES = """
@@ -207,6 +207,16 @@ def test_rewind_and_fork(
     assert run_sql(fork, "SELECT sum(amount) FROM account") == [(700,)]
     for compute in (fork, branch):
         compute.discard()
+
+
+def test_snapshots(shop: Original, local_volumes: Volumes) -> None:
+    """Where branches are snapshots the files come into what can be snapshotted."""
+    with rig(local_volumes.home("snapshot") / "files", storage="snapshot") as made:
+        at, told = built(made, shop.use())
+        assert told[0].endswith("physically")
+        branch = made.start(at=at)
+        assert run_sql(branch, "SELECT count(*) FROM item") == [(5000,)]
+        branch.discard()
 
 
 def test_own_role_and_database(shop: Original, shared_home: Path) -> None:
