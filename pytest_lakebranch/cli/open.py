@@ -34,7 +34,7 @@ def declare(commands: arguments.Commands) -> None:
         help="a test, a branch as `lakebranch ls` names it (b3, or RUN/b3), a layer, or this project's base",
     )
     after = "after --: arguments for psql, such as -c 'SELECT 1'"
-    made.add_argument("program", nargs="*", metavar="ARGUMENT", help=after)
+    made.add_argument("program", nargs="*", default=[], metavar="ARGUMENT", help=after)
     made.add_argument("--print", action="store_true", help="print the URL instead, and wait until interrupted")
     arguments.provider(made)
     made.set_defaults(act=run)

@@ -27,7 +27,11 @@ def declare(commands: arguments.Commands) -> None:
     what = "serve the Lakebase API on this machine, over real branches, for any client; Ctrl-C ends it"
     made = arguments.command(commands, "serve", what)
     made.add_argument(
-        "program", nargs="*", metavar="COMMAND", help="after --: run it with the environment of a client, then end"
+        "program",
+        nargs="*",
+        default=[],
+        metavar="COMMAND",
+        help="after --: run it with the environment of a client, then end",
     )
     made.add_argument("--port", type=_port, default=0, metavar="PORT", help="port of the API (default: any free one)")
     made.add_argument("--base", action="append", default=[], metavar="STEP", help="what the default branch begins with")

@@ -139,7 +139,8 @@ def _names(branches: Sequence[BranchFacts]) -> str:
 
 def _nothing(wanted: str, listed: Sequence[RunFacts], *, test: bool) -> str:
     branches = [branch for run in listed for branch in run.branches]
-    there = f"There are {_names(branches[:8])}" if branches else "There are no branches"
+    verb = "is" if len(branches) == 1 else "are"
+    there = f"There {verb} {_names(branches[:8])}" if branches else "There are no branches"
     if len(branches) > 8:
         there += f" and {len(branches) - 8} more"
     if test:
