@@ -63,6 +63,7 @@ PLAIN = (
     "PASSWORD NULL"
 )
 WITH_SECRETS = ("pg_authid", "pg_subscription")
+"""Rewritten, because a row that was changed or removed leaves its bytes in its page."""
 
 
 @dataclass(frozen=True, slots=True)
