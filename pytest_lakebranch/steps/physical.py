@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pytest_lakebranch.amounts import size_text
+from pytest_lakebranch.amounts import many, size_text
 from pytest_lakebranch.masking import masked
 from pytest_lakebranch.postgres.connect import connect
 from pytest_lakebranch.servant import hand_over, servant
@@ -106,7 +106,7 @@ def _reasons(facts: Mapping[str, Any], user: str) -> Iterator[str]:
     if not facts["templates"] or "\n" in facts["database"]:
         yield "it has no template0, or a database with an odd name"
     if facts["hidden"]:
-        yield f"it has {facts['hidden']} other databases whose size its role may not see"
+        yield f"it has {many(facts['hidden'], 'other database')} whose size its role may not see"
     if facts["others"] > max(facts["size"] // PART, SLACK):
         yield f"its other databases have {size_text(facts['others'])}, and would come along"
 

@@ -246,13 +246,18 @@ def test_written_to_meanwhile(shop: Original, local: Rig) -> None:
                 )
                 conn.execute("INSERT INTO item (name) VALUES ('new')")
 
-    with ThreadPoolExecutor(1) as threads:
-        writing = threads.submit(write)
+    def hurry() -> None:
+        poll(lambda: _waits_for_checkpoint(shop) or over.is_set() or None, deadline=Deadline(60))
+        shop.execute("CHECKPOINT")
+
+    with ThreadPoolExecutor(2) as threads:
+        working = [threads.submit(write), threads.submit(hurry)]
         try:
             at, told = built(local, shop.use())
         finally:
             over.set()
-        writing.result()
+        for work in working:
+            work.result()
     assert told[0].endswith("physically")
     branch = local.start(at=at)
     ((total, low),) = run_sql(branch, "SELECT sum(amount), min(amount) FROM account")
@@ -487,7 +492,7 @@ def test_large_other_databases(shop: Original, embedded_server: Server, tmp_path
         assert re.search(r", by dump: its other databases have \d+ MB, and would come along$", told)
         shop.execute("REVOKE CONNECT ON DATABASE other FROM public")
         told = as_told(shop, embedded_server.place(tmp_path), tmp_path)
-        assert told.endswith(", by dump: it has 1 other databases whose size its role may not see")
+        assert told.endswith(", by dump: it has 1 other database whose size its role may not see")
         assert rows(place, "SELECT count(*) FROM item") == [(5000,)]
     finally:
         shop.execute("DROP DATABASE other")
