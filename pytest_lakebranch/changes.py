@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pytest_lakebranch.errors import ConfigError, LakebranchError
+from pytest_lakebranch.masking import masked
 from pytest_lakebranch.run import Run
 from pytest_lakebranch.schema import elsewhere
 from pytest_lakebranch.schema.diff import SchemaDiff, compare
@@ -25,6 +26,8 @@ def write_changes(run: Run, environ: Mapping[str, str]) -> tuple[list[str], str]
     Returns lines for the terminal, and what kept it from being written, if anything. Needs the run's host, which is
     started if no test has asked for it.
     """
+    import psycopg
+
     try:
         diff = diff_of(run)
         paths = [Path(run.settings.root, Path(name).expanduser()) for name in run.settings.schema_diff]
@@ -32,8 +35,8 @@ def write_changes(run: Run, environ: Mapping[str, str]) -> tuple[list[str], str]
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(told(diff, path.suffix), encoding="utf-8", errors="backslashreplace")
         append_summary(diff.markdown(), environ)
-    except LakebranchError as error:
-        return [], f"schema diff: not written: {error}"
+    except (LakebranchError, psycopg.Error) as error:
+        return [], f"schema diff: not written: {masked(str(error).strip())}"
     except OSError as error:
         return [], f"schema diff: not written: {error.strerror}: {error.filename}"
     return [f"schema diff from {diff.old}: {summary(diff)} ({', '.join(map(str, paths))})"], ""

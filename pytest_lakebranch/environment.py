@@ -10,13 +10,13 @@ from pathlib import Path
 
 from pytest_lakebranch.config import Settings
 from pytest_lakebranch.model import Endpoint
-from pytest_lakebranch.postgres.connect import LOOPBACK, placeholders
+from pytest_lakebranch.postgres.connect import LOOPBACK, WAYS, placeholders
 from pytest_lakebranch.postgres.port import Port
 from pytest_lakebranch.postgres.refusal import Refusal
 from pytest_lakebranch.processes import Identity
 from pytest_lakebranch.state import PORT, move, owner_is_gone, sockets_root, write_owner
 
-STRAY = frozenset({"PGHOSTADDR", "PGOPTIONS", "PGSERVICE", "PGSERVICEFILE"})
+STRAY = WAYS | {"PGHOSTADDR", "PGOPTIONS", "PGSERVICEFILE"}
 """Variables that libpq adds to a URL which says nothing of them (PostgreSQL documentation, 34.15)."""
 OUTSIDE = "pytest-lakebranch: no test with a branch is running"
 HINT = (

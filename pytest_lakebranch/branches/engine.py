@@ -129,8 +129,13 @@ class Engine:
             return self._pools[key]
 
     def _give_way(self) -> None:
-        """Somebody waits for room: throw away one spare, of whatever pool has one."""
+        """Somebody waits for room: throw away one spare, of whatever pool has one.
+
+        Raises BranchError when the run is ending: nobody needs what is waited for.
+        """
         with self._lock:
+            if self._closed:
+                raise BranchError("the run is ending: no more branches are made.")
             pools = list(self._pools.values()) + [loan.children for loan in self._loans.values() if loan.children]
         for pool in pools:
             if pool.shed():

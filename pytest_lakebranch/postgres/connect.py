@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -17,7 +19,16 @@ LOOPBACK = "127.0.0.1"
 PINNED_WHEN_SET = {"PGHOSTADDR": "hostaddr", "PGOPTIONS": "options"}
 """Variables that libpq would add to a URL which does not name them (PostgreSQL documentation, 34.15)."""
 
-
+WAYS = frozenset(
+    {
+        *("PGSERVICE", "PGREQUIREPEER", "PGREQUIREAUTH", "PGTARGETSESSIONATTRS", "PGLOADBALANCEHOSTS"),
+        *("PGSSLMODE", "PGREQUIRESSL", "PGSSLNEGOTIATION", "PGGSSENCMODE", "PGCHANNELBINDING"),
+        *("PGMINPROTOCOLVERSION", "PGMAXPROTOCOLVERSION"),
+    }
+)
+"""Variables that say to which servers, and in which way, libpq connects: one that is meant for another server, or that
+names an unknown service, would keep it from ours. Not all of them can be overruled in a connection string.
+"""
 FOREIGN_SECONDS = 15
 """How long a server that is not ours may take to answer."""
 
@@ -81,18 +92,49 @@ def loopback_url(endpoint: Endpoint, password: str) -> str:
     return f"postgresql://{who}@{endpoint.host}:{endpoint.port}/{quote(endpoint.dbname, safe='')}"
 
 
+class _Ways:
+    """The environment without ``WAYS``, while anybody connects."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users = 0
+        self._taken: dict[str, str] = {}
+
+    @contextmanager
+    def taken_away(self) -> Iterator[None]:
+        """From the first who enters to the last who leaves."""
+        with self._lock:
+            self._users += 1
+            self._taken |= {name: os.environ.pop(name) for name in WAYS & os.environ.keys()}
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._users -= 1
+                if not self._users:
+                    os.environ.update(self._taken)
+                    self._taken = {}
+
+
+_WAYS = _Ways()
+
+
 def connect(endpoint: Endpoint, **kwargs: Any) -> psycopg.Connection[Any]:
-    """A psycopg connection; keyword arguments are psycopg's and win over the endpoint's."""
+    """A psycopg connection, which no variable of ``WAYS`` disturbs; keyword arguments are psycopg's and win over the
+    endpoint's.
+    """
     import psycopg
 
-    return psycopg.connect(conninfo(endpoint), **kwargs)
+    with _WAYS.taken_away():
+        return psycopg.connect(conninfo(endpoint), **kwargs)
 
 
 async def aconnect(endpoint: Endpoint, **kwargs: Any) -> psycopg.AsyncConnection[Any]:
     """An asynchronous psycopg connection; otherwise as :func:`connect`."""
     import psycopg
 
-    return await psycopg.AsyncConnection.connect(conninfo(endpoint), **kwargs)
+    with _WAYS.taken_away():
+        return await psycopg.AsyncConnection.connect(conninfo(endpoint), **kwargs)
 
 
 def parameters_of(url: str) -> dict[str, str]:

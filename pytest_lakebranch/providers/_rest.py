@@ -14,10 +14,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from pytest_lakebranch import __version__
 from pytest_lakebranch.errors import CloudError
+from pytest_lakebranch.masking import masked
 from pytest_lakebranch.providers._rate import Rate
 from pytest_lakebranch.waiting import Clock, Deadline
 
@@ -33,6 +37,11 @@ BUSY = re.compile(r"reconciliation|conflicting operations|operation in progress"
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 8.0
 CONNECT_SECONDS, ANSWER_SECONDS = 10.0, 60.0
 SHOWN = 300
+CERTIFICATE = "CERTIFICATE_VERIFY_FAILED"
+TRUST = (
+    "Whose certificate is that? Look at the host name (DATABRICKS_HOST), at this machine's clock, and whether a proxy "
+    "reads along: the certificate of its authority goes into the file that SSL_CERT_FILE names."
+)
 LOOK_AT = "Look at the host name (DATABRICKS_HOST), the network, and HTTPS_PROXY and NO_PROXY."
 
 
@@ -58,6 +67,7 @@ class Client:
     authorization: Callable[[bool], str]
     rate: Rate
     clock: Clock = field(default_factory=Clock)
+    _given_up: float = 0.0
     _http: httpx.Client | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -65,7 +75,8 @@ class Client:
         """Send a request until it is answered with success or a lasting failure: the JSON object; raises CloudError.
 
         Tried again, as long as the deadline lets: what ``TRY_AGAIN`` and ``BUSY`` name, no connection, half an answer,
-        and the same when signing in.
+        and the same when signing in. Where another call has given up after as long a wait, and nobody has been answered
+        since, one attempt is made, and no long one.
         """
         attempt, unsure, renew, renewed = 0, False, False, False
         while True:
@@ -84,13 +95,19 @@ class Client:
         """Wait before the next attempt; raises the failure when there is to be none."""
         longest = min(LONGEST_PAUSE, FIRST_PAUSE * 2**attempt)
         pause = max(longest * random.uniform(0.6, 1.4), failure.retry_after or 0.0)  # noqa: S311
-        if not failure.passing or pause >= deadline.left:
+        if not failure.passing or pause >= deadline.left or (failure.status == 0 and self._is_given_up(deadline)):
             failure.waited = deadline.seconds - deadline.left if attempt else 0.0
+            if failure.passing and failure.status == 0:
+                self._given_up = max(self._given_up, deadline.seconds)
             raise failure
         LOG.info("%s: %s; again in %.1f s", failure.doing, failure.brief, pause)
         if failure.status == 429:
             self.rate.hold(pause)
         self.clock.sleep(pause)
+
+    def _is_given_up(self, deadline: Deadline) -> bool:
+        """Whether another call has waited as long, and nobody has been answered since."""
+        return self._given_up >= deadline.seconds
 
     def _attempt(self, request: Request, deadline: Deadline, *, renew: bool) -> dict[str, Any] | CloudError:
         """The JSON object of a success, or the error of a failure."""
@@ -102,12 +119,14 @@ class Client:
         except CloudError as error:
             error.unsure = False  # the request itself was not sent
             return error
-        timeout = httpx.Timeout(min(ANSWER_SECONDS, max(deadline.left, 1.0)), connect=CONNECT_SECONDS)
+        patience = CONNECT_SECONDS if self._is_given_up(deadline) else ANSWER_SECONDS
+        timeout = httpx.Timeout(min(patience, max(deadline.left, 1.0)), connect=CONNECT_SECONDS)
         what: dict[str, Any] = {"params": request.query, "json": request.body, "headers": headers, "timeout": timeout}
         try:
             response = self._client().request(request.method, request.path, **what)
         except (httpx.RequestError, httpx.InvalidURL) as error:
             return _unreachable(self.host, error)
+        self._given_up = 0.0
         LOG.debug("%s %s %s: %d", request.method, request.path, dict(request.query or {}), response.status_code)
         return _judged(response)
 
@@ -116,8 +135,12 @@ class Client:
 
         with self._lock:
             if self._http is None:
-                headers = {"User-Agent": USER_AGENT, "Accept": "application/json"}
-                self._http = httpx.Client(base_url=self.host, headers=headers, limits=httpx.Limits(max_connections=32))
+                self._http = httpx.Client(
+                    base_url=self.host,
+                    headers={"User-Agent": USER_AGENT, "Accept": "application/json"},
+                    limits=httpx.Limits(max_connections=32),
+                    trust_env=_has_proxies(self.host),
+                )
             return self._http
 
     def close(self) -> None:
@@ -128,15 +151,43 @@ class Client:
                 self._http = None
 
 
+def is_loopback(host: str) -> bool:
+    """Whether ``host`` is this machine."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _has_proxies(url: str) -> bool:
+    """Whether the variables that name proxies hold for a URL: none leads back to this machine."""
+    return not is_loopback(urlsplit(url).hostname or "")
+
+
+def _proxy(url: str) -> str:
+    """The proxy through which a URL is reached, without its password; empty for none."""
+    found = urlsplit(url)
+    proxies = getproxies()
+    named = proxies.get(found.scheme) or proxies.get("all") or ""
+    if not named or not _has_proxies(url) or proxy_bypass(found.hostname or ""):
+        return ""
+    return urlsplit(named if "://" in named else f"//{named}").netloc.rpartition("@")[2]
+
+
 def _unreachable(where: str, error: Exception) -> CloudError:
     import httpx
 
     never_sent = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.UnsupportedProtocol)
+    proxy, said = _proxy(where), str(error)
+    through = f" through the proxy {proxy}" if proxy else ""
+    untrusted = CERTIFICATE in said
+    refused = isinstance(error, httpx.ProxyError) and not said.startswith("5")
+    never = isinstance(error, httpx.UnsupportedProtocol | httpx.InvalidURL | httpx.TooManyRedirects)
     return CloudError(
-        f"{where} does not answer: {type(error).__name__}: {error}".rstrip(": "),
-        hint=LOOK_AT,
-        passing=not isinstance(error, httpx.UnsupportedProtocol | httpx.InvalidURL | httpx.TooManyRedirects),
-        unsure=not never_sent,
+        f"{where} does not answer{through}: {type(error).__name__}: {masked(said)}".rstrip(": "),
+        hint=TRUST if untrusted else LOOK_AT,
+        passing=not (never or untrusted or refused),
+        unsure=not never_sent and not isinstance(error, httpx.ProxyError),
     )
 
 
@@ -197,16 +248,23 @@ def _request_id(response: httpx.Response, details: list[dict[str, Any]]) -> str:
     return next(named, response.headers.get("x-request-id", ""))
 
 
+def _date(header: str) -> datetime | None:
+    """A time as HTTP writes it; None for nonsense."""
+    try:
+        found = parsedate_to_datetime(header)
+    except (ValueError, TypeError):
+        return None
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
+
+
 def _retry_after(response: httpx.Response, details: list[dict[str, Any]]) -> float | None:
-    """Seconds: of the header, which is a number or a date (RFC 9110, 10.2.3), or of a RetryInfo."""
+    """Seconds: of the header (RFC 9110, 10.2.3), a number or a date by the service's clock, or of a RetryInfo."""
     header = response.headers.get("retry-after", "")
     if header.strip().isdigit():
         return float(header)
-    if header:
-        try:
-            return max(0.0, (parsedate_to_datetime(header) - datetime.now(UTC)).total_seconds())
-        except (ValueError, TypeError):
-            pass  # nonsense is no wish
+    until, now = _date(header), _date(response.headers.get("date", "")) or datetime.now(UTC)
+    if until is not None:
+        return max(0.0, (until - now).total_seconds())
     delays = (re.fullmatch(r"(\d+(?:\.\d+)?)s", str(item.get("retry_delay", ""))) for item in details)
     return next((float(found[1]) for found in delays if found), None)
 
@@ -242,7 +300,8 @@ def fetch(method: str, url: str, **options: Any) -> dict[str, Any]:
     import httpx
 
     try:
-        response = httpx.request(method, url, headers={"User-Agent": USER_AGENT}, timeout=CONNECT_SECONDS, **options)
+        how = {"headers": {"User-Agent": USER_AGENT}, "timeout": CONNECT_SECONDS, "trust_env": _has_proxies(url)}
+        response = httpx.request(method, url, **{**how, **options})
         found = _judged(response)
     except (httpx.RequestError, httpx.InvalidURL) as error:
         found = _unreachable(url, error)

@@ -128,7 +128,10 @@ class Provider(Protocol):
         """How many more branches could be had at once; None where as many as are wanted."""
 
     def when_short(self, short: Callable[[], None]) -> None:
-        """Have ``short`` called while a start waits for room: whoever keeps spares gives one back."""
+        """Have ``short`` called while a start waits for room: whoever keeps spares gives one back.
+
+        It may raise BranchError, which ends the wait.
+        """
 
     def at(self, when: str) -> ForkPoint:
         """The source as it was at a time (ISO 8601) or a position in its log; raises BranchError where that is unknown

@@ -6,9 +6,12 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC
 from pathlib import Path
 
+import psycopg
 import pytest
 from emulator_rigs import Emulated
 from google.protobuf.duration_pb2 import Duration
@@ -20,7 +23,7 @@ from pytest_lakebranch.kept import Kept
 from pytest_lakebranch.model import ForkPoint
 from pytest_lakebranch.postgres.connect import connect
 from pytest_lakebranch.providers.lakebase.branches import Branches, Pace
-from pytest_lakebranch.providers.lakebase.names import Name
+from pytest_lakebranch.providers.lakebase.names import Name, owner_of
 from pytest_lakebranch.providers.lakebase.reaper import reap
 from pytest_lakebranch.state import State
 from pytest_lakebranch.waiting import Deadline, poll
@@ -148,6 +151,67 @@ def test_a_renewal_that_failed_is_tried_again(lakebase: Emulated, tmp_path: Path
         assert before is not None
         assert (expires(lakebase, compute.path) or 0) > before
     lakebase.emulator.faults.clear()
+
+
+@pytest.mark.parametrize("off", [-3600.0, 3600.0], ids=["slow", "fast"])
+def test_a_clock_that_is_an_hour_off(lakebase: Emulated, tmp_path: Path, off: float) -> None:
+    """Changes nothing: times to live are the service's to count, and nobody else's branch is taken for dead."""
+    others = Name(owner_of("other@example.com"), "2" * 8, "b1", time.time())
+    lakebase.branch(name=str(others))
+    with cloud(lakebase, tmp_path, wall=lambda: time.time() + off) as here:
+        compute = here.start("b1")
+        assert 3000 < (expires(lakebase, compute.path) or 0) - time.time() <= 3600
+        assert here.start("b2", at=compute.fork_point()).change() is None
+        kept = here.start("b3")
+        until = time.time() + off + 7200
+        kept.keep(replace(note(0), until=until))
+        assert (expires(lakebase, kept.path) or 0) - time.time() == pytest.approx(7200, abs=30)
+    assert ours(lakebase) == sorted([str(others), kept.path.rpartition("/")[2]])
+    lakebase.clear()
+
+
+def test_a_clock_that_is_set_back(lakebase: Emulated, tmp_path: Path) -> None:
+    """Nobody knows then how old a branch is: it is renewed."""
+    ahead = [0.0]
+    with cloud(lakebase, tmp_path, wall=lambda: time.time() + ahead[0]) as here:
+        here.start("b1")
+        before = calls(lakebase).count("update_branch")
+        here.provider._upkeep.tick()
+        assert calls(lakebase).count("update_branch") == before
+        ahead[0] = -3600.0
+        here.provider._upkeep.tick()
+        here.provider._upkeep.tick()
+        assert calls(lakebase).count("update_branch") == before + 1
+
+
+def test_a_server_that_does_not_answer_is_given_up(here: Cloud) -> None:
+    """One whose machine lives and that says nothing: whoever waits for it gets an error, and the branch is replaced."""
+    compute = here.start("b1")
+    with ThreadPoolExecutor() as threads:
+        asked = threads.submit(compute._query, "select pg_sleep(60)")
+        assert poll(lambda: compute._asked, deadline=Deadline(5))
+        compute.hang_up_if_silent(60.0)
+        compute.rest_if_idle(0.0)
+        assert not asked.done()
+        compute.hang_up_if_silent(0.0)
+        with pytest.raises(psycopg.OperationalError):
+            asked.result(10)
+    assert compute.change() is not None
+
+
+def test_a_template_that_was_superseded_has_an_end(lakebase: Emulated, tmp_path: Path) -> None:
+    """Others may still use it: it goes a day after it was made, with whatever run of its owner's ends then."""
+    ahead = [0.0]
+    for key in (KEY, KEY[::-1]):
+        with cloud(lakebase, tmp_path, run=key, wall=lambda: time.time() + ahead[0], keep_template=True) as one:
+            assert one.provider.cached(key) is None
+            template(one, key)
+    assert len(ours(lakebase)) == 2
+    for hours, left in ((20.0, 2), (26.0, 0)):
+        ahead[0] = hours * 3600
+        with cloud(lakebase, tmp_path, run=f"later{hours}", wall=lambda: time.time() + ahead[0], keep_template=True):
+            pass
+        assert poll(lambda: True if len(ours(lakebase)) == left else None, deadline=Deadline(5)), ours(lakebase)  # noqa: B023
 
 
 def test_no_name_is_used_twice(here: Cloud) -> None:

@@ -413,6 +413,55 @@ def test_stray_variables_lead_nowhere(project: Project, monkeypatch: pytest.Monk
     project.spawn("-n", "2").assert_outcomes(passed=1)
 
 
+WAYS = {
+    "PGSERVICE": "of-another-project",
+    "PGREQUIREAUTH": "scram-sha-256",
+    "PGREQUIREPEER": "nobody-of-this-name",
+    "PGTARGETSESSIONATTRS": "standby",
+    "PGGSSENCMODE": "require",
+    "PGCHANNELBINDING": "require",
+    "PGSSLMODE": "no-such-mode",
+}
+"""Of a shell that is set up for another server."""
+
+
+@pytest.mark.parametrize("listen", ["unix", "tcp"])
+def test_variables_that_ask_for_another_way_disturb_nothing(
+    project: Project, monkeypatch: pytest.MonkeyPatch, listen: str
+) -> None:
+    """Neither steps, branches and the application, nor our own connections, with or without lakebranch_env."""
+    project.write(
+        seeds="""
+        def load(conn):
+            conn.execute("create table item (id int)")
+        """,
+        test_it="""
+        import asyncio, os, psycopg
+
+        def test_it(lakebranch, lakebranch_conn):
+            lakebranch_conn.execute("select * from item")
+            assert not lakebranch.diff()
+
+            async def count():
+                async with await lakebranch.aconnect() as conn:
+                    return await (await conn.execute("select count(*) from item")).fetchone()
+
+            assert asyncio.run(count()) == (0,)
+            if "DATABASE_URL" in os.environ:
+                psycopg.connect(os.environ["DATABASE_URL"]).close()
+            else:
+                assert os.environ["PGSERVICE"] == "of-another-project", "it is the user's"
+        """,
+    )
+    for name, value in WAYS.items():
+        monkeypatch.setenv(name, value)
+    given = {"lakebranch_env": "DATABASE_URL", "lakebranch_listen": "tcp"} if listen == "tcp" else {}
+    project.ini(lakebranch_base="python:seeds:load", pythonpath=".", **given)
+    result = project.spawn("--lakebranch-rebuild", "--lakebranch-schema-diff=diff.md")
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(["*schema diff from source:*"])
+
+
 def test_variables_set_by_a_test(project: Project) -> None:
     """A PG* variable that a test sets itself does not move conninfo, url or connect()."""
     project.write(

@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from pytest_lakebranch.emulator.sql import run as run_sql
 from pytest_lakebranch.waiting import Deadline, poll
 from tests.plugin.conftest import PLAIN, Project
 
@@ -294,6 +295,58 @@ def test_the_branch_of_a_failed_test_is_kept(cloud: Emulated, project: Project) 
         cloud.clear()
 
 
+@pytest.mark.parametrize("keep_template", [False, True], ids=["its own template", "a kept template"])
+def test_branches_of_a_template_are_kept(cloud: Emulated, project: Project, keep_template: bool) -> None:
+    """With what they come from, also where they were forked; the run ends, and another one keeps more of them."""
+    project.write(
+        test_it="""
+        import pytest
+
+        @pytest.mark.parametrize("number", range(2))
+        def test_fails(number, lakebranch):
+            with lakebranch.connect() as conn:
+                conn.execute("insert into item values (11)")
+            with lakebranch.fork() as child, child.connect() as conn:
+                assert conn.execute("select count(*) from item").fetchone() == (4,)
+
+        def test_fails_on_a_fork(lakebranch_worker, lakebranch):
+            assert not "reached"
+
+        def test_passes(lakebranch):
+            with lakebranch.connect() as conn:
+                conn.execute("delete from item")
+        """,
+    )
+    if keep_template:
+        text = (project.path / "pytest.ini").read_text()
+        (project.path / "pytest.ini").write_text(f"{text}lakebranch_keep_template = true\n")
+    try:
+        for number in (1, 2):
+            result = project.spawn("-n", "2", "--lakebranch-keep=failed")
+            result.assert_outcomes(passed=1, failed=3)
+            for word in ("could not be kept", "left behind"):
+                result.stdout.no_fnmatch_line(f"*{word}*")
+            assert poll(lambda: True if is_kept_alone(cloud, number) else None, deadline=Deadline(20)), ours(cloud)  # noqa: B023
+            templates = [name for name in ours(cloud) if "-t" in name]
+            assert len(templates) == (1 if keep_template else number)
+        assert command(project, "ls", "--provider", "lakebase").ret == 0
+    finally:
+        cloud.clear()
+
+
+def is_kept_alone(cloud: Emulated, runs: int) -> bool:
+    """Whether there are the three branches that each run has kept, and else only what they come from.
+
+    One of the three may be what another was forked from, when it had been the worker's before: then it cannot expire.
+    """
+    with cloud.emulator.world.lock:
+        branches = list(cloud.emulator.world.projects["demo"].branches.values())
+    parents = {each.origin.branch for each in branches}
+    kept = [each for each in branches if each.expires is not None]
+    others = [each for each in branches if each.expires is None and not each.is_default]
+    return 2 * runs <= len(kept) <= 3 * runs and all(each.name in parents for each in others)
+
+
 def _is_host(process: psutil.Process, home: Path) -> bool:
     try:
         words = process.cmdline()
@@ -336,7 +389,7 @@ def test_missing_credentials_are_an_error_before_the_first_test(
 def test_the_inventory_example(cloud: Emulated, project: Project) -> None:
     """The stock application as it is, by one option, with four workers, its destructive tests among them."""
     root = cloud.emulator.world.projects["demo"].branches["production"].store.running().server
-    root.control.execute('alter role "developer@example.com" superuser')  # some of its tests make superusers
+    run_sql(root, "alter role {} superuser", "developer@example.com")  # some of its tests make superusers
     example = Path(__file__).parents[2] / "conftest_examples" / "inventory"
     options = ("--lakebranch-provider=lakebase", f"--lakebranch-source={cloud.project}", "-n", "4")
     command = [sys.executable, "-m", "pytest", "-q", *PLAIN, "-p", "no:cacheprovider", *options]

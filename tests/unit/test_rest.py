@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 import logging
 import pickle
+import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+import trustme
 
 from pytest_lakebranch.errors import BranchError, CloudError
 from pytest_lakebranch.providers._rate import Rate
-from pytest_lakebranch.providers._rest import USER_AGENT, Client, Request, is_quota
+from pytest_lakebranch.providers._rest import USER_AGENT, Client, Request, fetch, is_quota
 from pytest_lakebranch.waiting import Clock, Deadline
 
 SECRET = "dapi-planted-secret"
@@ -27,6 +31,7 @@ class Script:
 
     answers: list[Any] = field(default_factory=list)
     seen: list[tuple[str, str, dict[str, str], bytes]] = field(default_factory=list)
+    date: str = ""
 
 
 @dataclass
@@ -86,12 +91,15 @@ def client(script: Script, time: Time) -> Iterator[Client]:
 
         do_GET = do_POST = _answer  # noqa: N815  (the library's names)
 
+        def date_time_string(self, timestamp: float | None = None) -> str:
+            return script.date or super().date_time_string(timestamp)
+
         def log_message(self, *_: Any) -> None:
             """Nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.handle_error = lambda *_: None  # type: ignore[method-assign]  # we hang up on purpose
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     made = Client(
         f"http://127.0.0.1:{server.server_port}", lambda _: f"Bearer {SECRET}", Rate(clock=time.clock), time.clock
@@ -183,6 +191,14 @@ def test_at_once_is_not_without_a_pause(call: Any, script: Script, time: Time, w
     assert sum(time.slept) > 3
 
 
+def test_when_is_meant_by_the_services_clock(call: Any, script: Script, time: Time) -> None:
+    """A machine whose clock is wrong waits as long as any other."""
+    script.date = "Sun, 01 Nov 2026 12:00:00 GMT"
+    script.answers = [error(503, headers={"Retry-After": "Sun, 01 Nov 2026 12:00:07 GMT"})]
+    call()
+    assert sum(time.slept) == pytest.approx(7, abs=0.1)
+
+
 def test_signing_in_is_tried_again(call: Any, client: Client, script: Script) -> None:
     """And a token that was refused is renewed once, not at every attempt that follows."""
     asked = []
@@ -254,6 +270,114 @@ def test_nobody_there(client: Client, time: Time) -> None:
     lost.close()
     assert not caught.value.unsure
     assert len(time.slept) > 3
+
+
+def test_a_service_that_is_gone_is_waited_for_once(client: Client, script: Script, time: Time) -> None:
+    """Not by every call that follows; as soon as it answers, patience is back."""
+    script.answers = ["drop"] * 200
+    calls = []
+    for seconds in (60, 60, 30):
+        with pytest.raises(CloudError, match="does not answer: "):
+            client.call(Request("GET", "/x", "reading"), Deadline(seconds, time.clock))
+        calls.append(len(script.seen))
+    assert calls[0] > 3
+    assert calls[1:] == [calls[0] + 1, calls[0] + 2]
+    script.answers = []
+    client.call(Request("GET", "/x", "reading"), Deadline(60, time.clock))
+    script.answers = ["drop"] * 3
+    assert client.call(Request("GET", "/x", "reading"), Deadline(60, time.clock)) == {"ok": True}
+
+
+@contextmanager
+def proxy(answer: bytes) -> Iterator[str]:
+    """A proxy that says one thing to everybody; its address."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            with suppress(OSError):
+                while True:
+                    client, _ = listener.accept()
+                    with client:
+                        client.recv(1000)
+                        client.sendall(answer)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
+
+
+REFUSALS = {
+    "forbidden": b"HTTP/1.1 403 Forbidden\r\nContent-Length: 21\r\n\r\n<title>No way</title>",
+    "login": b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n",
+    "overloaded": b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n",
+    "page": b"<html><title>Welcome</title></html>",
+    "deaf": b"",
+}
+
+
+@pytest.mark.parametrize("kind", REFUSALS)
+def test_a_proxy_that_refuses_is_named(kind: str, time: Time, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With what it said, and without its password; one that may let us through later is tried until the deadline."""
+    with proxy(REFUSALS[kind]) as address:
+        monkeypatch.setenv("HTTPS_PROXY", f"http://me:{SECRET}@{address}")
+        client = Client("https://workspace.invalid", lambda _: "Bearer x", Rate(clock=time.clock), time.clock)
+        with pytest.raises(CloudError) as caught:
+            client.call(Request("GET", "/x", "reading"), Deadline(20, time.clock))
+        client.close()
+    said = str(caught.value)
+    assert f"reading: https://workspace.invalid does not answer through the proxy {address}: " in said
+    assert "HTTPS_PROXY and NO_PROXY" in said
+    assert SECRET not in said
+    if kind in ("forbidden", "login", "overloaded"):
+        assert REFUSALS[kind].split(b" ")[1].decode() in said
+        assert not caught.value.unsure
+    assert bool(time.slept) == (kind not in ("forbidden", "login"))
+
+
+def test_a_proxy_that_is_not_there_is_named(time: Time, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is the proxy that does not answer; where NO_PROXY takes the host out, it is not."""
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")
+    for exempt, says in (
+        ("", r"does not answer through the proxy 127\.0\.0\.1:1: "),
+        ("workspace.invalid", "answer: "),
+    ):
+        monkeypatch.setenv("NO_PROXY", exempt)
+        client = Client("https://workspace.invalid", lambda _: "Bearer x", Rate(clock=time.clock), time.clock)
+        with pytest.raises(CloudError, match=says):
+            client.call(Request("GET", "/x", "reading"), Deadline(20, time.clock))
+        client.close()
+
+
+def test_this_machine_is_reached_without_a_proxy(call: Any, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """None leads back to it, and an emulator is there."""
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    assert call() == {"ok": True}
+    assert fetch("GET", f"{client.host}/x") == {"ok": True}
+
+
+def test_a_certificate_of_nobody_known_is_said_at_once(time: Time) -> None:
+    """That of a proxy that reads along, or one that this machine's clock is too early for."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    trustme.CA().issue_cert("localhost").configure_cert(context)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            with connection, suppress(OSError):
+                context.wrap_socket(connection, server_side=True).close()
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        host = f"https://localhost:{listener.getsockname()[1]}"
+        client = Client(host, lambda _: "Bearer x", Rate(clock=time.clock), time.clock)
+        with pytest.raises(CloudError, match=r"CERTIFICATE_VERIFY_FAILED.*clock.*SSL_CERT_FILE"):
+            client.call(Request("GET", "/x", "reading"), Deadline(20, time.clock))
+        client.close()
+        thread.join()
+    assert time.slept == []
 
 
 def test_a_rate_is_kept(call: Any, client: Client, time: Time) -> None:

@@ -12,13 +12,13 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from pytest_lakebranch import __version__
 from pytest_lakebranch.errors import CloudError, ConfigError
+from pytest_lakebranch.providers._rest import is_loopback
 from pytest_lakebranch.waiting import Clock
 
 KEYS = {
@@ -121,14 +121,6 @@ def checked_host(host: str) -> str:
     if found.scheme == "http" and not is_loopback(found.hostname):
         raise ConfigError(f"DATABRICKS_HOST: {host!r} is not encrypted: a token is not sent there. Use https.")
     return text
-
-
-def is_loopback(host: str) -> bool:
-    """Whether ``host`` is this machine."""
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def authorization(login: Login, fetch: Fetch, clock: Clock) -> tuple[str, Header]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import socket
@@ -93,6 +94,7 @@ class LakebaseCompute:
     _frozen: tuple[ForkPoint, State] | None = None
     _reason: str | None = None
     _heard: float = 0.0
+    _asked: float | None = None
     _leased: bool = False
     _unended: bool = False
     _closed: bool = False
@@ -137,14 +139,34 @@ class LakebaseCompute:
 
     def _is_ended(self) -> bool:
         """Whether our own connection has the end, or the server's last words, to read."""
-        control = self._control
-        if control is None or control.closed:
+        line = self._own_line()
+        if line is None:
             return False
-        with socket.socket(fileno=os.dup(control.fileno())) as line:
+        with line:
             try:
                 return line.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) in (b"", b"E")
             except OSError:  # nothing to read, as it should be
                 return False
+
+    def _own_line(self) -> socket.socket | None:
+        """Our own connection, for who does not speak on it; None where there is none, or not any more."""
+        import psycopg
+
+        control = self._control
+        try:
+            return None if control is None or control.closed else socket.socket(fileno=os.dup(control.fileno()))
+        except (psycopg.Error, OSError):  # another thread has closed it meanwhile
+            return None
+
+    def hang_up_if_silent(self, seconds: float) -> None:
+        """Close our own connection from outside when it has been waiting for an answer for so long.
+
+        Whoever waits gets an error then: a server that says nothing, and whose machine lives, would never end it.
+        """
+        asked = self._asked
+        if asked is not None and time.monotonic() - asked > seconds and (line := self._own_line()) is not None:
+            with line, contextlib.suppress(OSError):  # it has just ended by itself
+                line.shutdown(socket.SHUT_RDWR)
 
     def rest(self) -> None:
         """Close our own connection, so that the endpoint can be suspended; the next lease opens it again."""
@@ -154,10 +176,16 @@ class LakebaseCompute:
             control.close()
 
     def rest_if_idle(self, seconds: float) -> None:
-        """As :meth:`rest`, when nobody has the branch on lease and nothing was asked for this long."""
-        with self._lock:
-            if not self._leased and self.now() - self._heard > seconds:
-                self.rest()
+        """As :meth:`rest`, when nobody has the branch on lease and nothing was asked for this long.
+
+        Whoever asks something just now is not waited for.
+        """
+        if self._lock.acquire(blocking=False):
+            try:
+                if not self._leased and self.now() - self._heard > seconds:
+                    self.rest()
+            finally:
+                self._lock.release()
 
     def _query(self, sql: str, *args: object) -> tuple[Any, ...]:
         with self._lock:
@@ -168,7 +196,11 @@ class LakebaseCompute:
             if self._control is None:
                 self.open_control()
             assert self._control is not None  # noqa: S101  (opened above)
-            row = self._control.execute(sql, args or None).fetchone()
+            self._asked = time.monotonic()
+            try:
+                row = self._control.execute(sql, args or None).fetchone()
+            finally:
+                self._asked = None
             self._heard = self.now()
         return tuple(row or ())
 
@@ -221,8 +253,13 @@ class LakebaseCompute:
         return gone is not None
 
     def _own_pid(self) -> frozenset[int]:
+        import psycopg
+
         control = self._control
-        return frozenset() if control is None or control.closed else frozenset([control.info.backend_pid])
+        try:
+            return frozenset() if control is None else frozenset([control.info.backend_pid])
+        except psycopg.Error:  # it is closed
+            return frozenset()
 
     def change(self) -> str | None:
         """See Compute. The service's own writes may be taken for a client's, never the other way round."""

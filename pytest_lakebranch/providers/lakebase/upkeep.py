@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+from pytest_lakebranch.errors import CloudError
 from pytest_lakebranch.providers.lakebase.branches import Branches
 from pytest_lakebranch.providers.lakebase.compute import LakebaseCompute
 
@@ -14,6 +15,8 @@ REST_AFTER = 30.0
 """Seconds after which a spare's endpoint may go to sleep."""
 RENEWAL_SECONDS = 30.0
 """For one attempt to renew a branch: others wait for their turn."""
+SILENT_SECONDS = 30.0
+"""How long a server may take to answer a question of ours, none of which is any work."""
 
 
 @dataclass(slots=True)
@@ -88,13 +91,26 @@ class Upkeep:
             self.tick()
 
     def tick(self) -> None:
-        """Renew what would expire, and let spares' endpoints go to sleep. Done all the time anyway."""
-        for compute in self._alive():
-            try:
-                compute.rest_if_idle(REST_AFTER)
-                self._renew(compute.path)
-            except Exception as error:  # noqa: BLE001  (told at the end, unless a later attempt succeeds)
-                self._note(compute.path, error)
+        """Renew what would expire, let spares' endpoints go to sleep, and give servers up that do not answer.
+
+        Done all the time anyway.
+        """
+        alive = list(self._alive())
+        for compute in alive:
+            compute.hang_up_if_silent(SILENT_SECONDS)
+            compute.rest_if_idle(REST_AFTER)
+        for compute in alive:
+            if self._over.is_set() or not self._renewed(compute.path):
+                return
+
+    def _renewed(self, path: str) -> bool:
+        """Renew a branch, if it is time; False when the service gives no answer, so that the others can wait, too."""
+        try:
+            self._renew(path)
+        except Exception as error:  # noqa: BLE001  (told at the end, unless a later attempt succeeds)
+            self._note(path, error)
+            return not isinstance(error, CloudError) or error.status != 0
+        return True
 
     def _renew(self, path: str) -> None:
         with self._lock:
@@ -107,7 +123,8 @@ class Upkeep:
                 term.renewed, term.trouble = self._wall(), None
 
     def _is_due(self, term: _Term) -> bool:
-        return self._wall() - term.renewed > self._branches.ttl / 3
+        """Also when the clock was set back: then nobody knows how long ago that was."""
+        return not 0 <= self._wall() - term.renewed <= self._branches.ttl / 3
 
     def _note(self, path: str, error: Exception) -> None:
         with self._lock:
@@ -116,6 +133,8 @@ class Upkeep:
                 term.trouble = error
 
     def close(self) -> None:
-        """Renew nothing any more. Idempotent."""
+        """Renew nothing any more. Idempotent. A renewal that is still under way is not waited for longer than it takes
+        to try; should it come true later, that harms nobody.
+        """
         self._over.set()
-        self._thread.join()
+        self._thread.join(RENEWAL_SECONDS)

@@ -16,7 +16,7 @@ from pytest_lakebranch.postgres.login import (
     encrypted,
     log_in,
 )
-from pytest_lakebranch.providers.lakebase.auth import is_loopback
+from pytest_lakebranch.providers._rest import is_loopback
 from pytest_lakebranch.waiting import Clock, Deadline
 
 CONNECT_SECONDS = 15.0
