@@ -1,140 +1,32 @@
-"""``postgres:`` steps that copy the files of a running server: what the base is then, and when they do not."""
+"""``postgres:`` steps that copy the files of a running server: what the base is then, and how they fail."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import re
 import signal
 import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
-from urllib.parse import quote
 
 import pytest
 from local_rigs import SYSTEM_15, Rig, Volumes, processes_in, rig, run_sql
-from step_servers import Server, rows, running, standby_of
+from original_rigs import PASSWORD, ROLES, SHOP, Original, built, refusing
+from step_servers import Server, running, standby_of
 
-from pytest_lakebranch.cli import own_base
-from pytest_lakebranch.errors import BaseError, ConfigError
+from pytest_lakebranch.errors import BaseError
 from pytest_lakebranch.model import Endpoint, ForkPoint
 from pytest_lakebranch.postgres.connect import connect
-from pytest_lakebranch.progress import Progress
 from pytest_lakebranch.providers.local.processes import is_running
-from pytest_lakebranch.steps.base import Replacement, Workplace
+from pytest_lakebranch.steps.base import Workplace
 from pytest_lakebranch.steps.files import Application
 from pytest_lakebranch.steps.kinds import parse
-from pytest_lakebranch.steps.notes import Notes
 from pytest_lakebranch.waiting import Deadline, poll
 
-pytest_plugins = ["local_fixtures", "step_fixtures"]
-
-PASSWORD = "pa55word-of-the-original"
-ROLES = """
-CREATE ROLE clerk LOGIN SUPERUSER PASSWORD 'clerks own pa55word';
-CREATE ROLE staff; GRANT staff TO clerk;
-CREATE ROLE stranger LOGIN PASSWORD 'strangers own pa55word';
-CREATE ROLE reader LOGIN;
-CREATE ROLE copier LOGIN REPLICATION;
-GRANT pg_read_all_data TO copier, reader;
-ALTER ROLE clerk SET search_path = nowhere;
-"""
-SHOP = """
-CREATE EXTENSION pg_trgm;
-CREATE TABLE item (id serial PRIMARY KEY, name text NOT NULL);
-INSERT INTO item (name) SELECT 'item ' || n FROM generate_series(1, 5000) n;
-CREATE INDEX item_name ON item USING gin (name gin_trgm_ops);
-ALTER TABLE item OWNER TO clerk;
-GRANT SELECT ON item TO reader;
-CREATE TABLE account (id int PRIMARY KEY, amount int NOT NULL);
-INSERT INTO account SELECT n, 100 FROM generate_series(1, 100) n;
-CREATE UNLOGGED TABLE visit (at int);
-INSERT INTO visit VALUES (1);
-SELECT lo_from_bytea(4711, 'large');
-GRANT SELECT ON LARGE OBJECT 4711 TO public;
-"""
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    """A server with checksums and segments of 16 MB, as initdb makes them, whose checkpoints take their time."""
-    more = {"max_prepared_transactions": 5, "shared_buffers": "300MB", "max_logical_replication_workers": 0}
-    with running("embedded", **more) as made:
-        with made.connect() as conn:
-            conn.execute(ROLES)
-        yield made
-
-
-@dataclass
-class Original:
-    """A database of a running server; ``use`` makes PROD_URL lead there."""
-
-    server: Server
-    name: str
-    monkeypatch: pytest.MonkeyPatch
-
-    def use(self, user: str = "postgres") -> str:
-        """The entry of a step that copies it."""
-        url = f"postgresql://{user}:{PASSWORD}@/{quote(self.name)}?host={self.server.sockets}&port=5432"
-        self.monkeypatch.setenv("PROD_URL", url)
-        return "postgres:PROD_URL"
-
-    def execute(self, *statements: str) -> list[Any]:
-        """Run statements as superuser; the rows of the last one."""
-        with self.server.connect(self.name) as conn:
-            for statement in statements:
-                cursor = conn.execute(statement)
-            return cursor.fetchall() if cursor.description else []
-
-
-@pytest.fixture
-def shop(server: Server, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[Original]:
-    """A database with something of everything, and nothing in memory that a checkpoint would have to write."""
-    name = f"shop {request.node.name}"[:50]
-    with server.connect() as conn:
-        conn.execute(f'CREATE DATABASE "{name}"')
-    made = Original(server, name, monkeypatch)
-    made.execute(SHOP, f"ALTER DATABASE \"{name}\" SET work_mem = '7MB'", "CHECKPOINT")
-    yield made
-    with server.connect() as conn:
-        conn.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
-
-
-@pytest.fixture
-def local(shared_home: Path) -> Iterator[Rig]:
-    """A provider on the quickest disk."""
-    with rig(shared_home) as made:
-        yield made
-
-
-@dataclass
-class Told(Progress):
-    """What was told of each step."""
-
-    steps: list[str] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        super().__init__(None)
-
-    def stepped(self, label: str, amount: str, seconds: float) -> None:
-        """See Progress."""
-        self.steps.append(amount)
-
-
-def built(made: Rig, *entries: Any) -> tuple[ForkPoint, list[str]]:
-    """The base that these steps make, and what was told of each."""
-    progress = Told()
-    application = Application(made.settings.user, made.settings.database)
-    notes = Notes(made.home / "notes")
-    steps = [parse(entry, root=made.home, notes=notes, application=application) for entry in entries]
-    _, at = own_base.build(made.provider, steps, made.settings, progress)
-    return at, progress.steps
+pytest_plugins = ["local_fixtures", "original_fixtures", "step_fixtures"]
 
 
 def contents(at: ForkPoint) -> bytes:
@@ -142,16 +34,16 @@ def contents(at: ForkPoint) -> bytes:
     return b"".join(path.read_bytes() for path in Path(at.location).rglob("*") if path.is_file())
 
 
-def test_base_is_as_any_other(shop: Original, local: Rig) -> None:
+def test_base_is_as_any_other(shop: Original, quick: Rig) -> None:
     """It has the database, the roles that the database needs, and nothing else of the original."""
     (Path(shop.server.sockets) / "data" / "server.key").write_text("the original's key")
     shop.execute("CREATE TABLE IF NOT EXISTS later AS SELECT 1 AS x", "CHECKPOINT")
     before = shop.execute("SELECT pg_snapshot_xmax(pg_current_snapshot()), (SELECT count(*) FROM pg_class)")
-    at, told = built(local, shop.use())
+    at, told = built(quick, shop.use())
     assert told[0].endswith(" MB, physically")
     assert shop.execute("SELECT pg_snapshot_xmax(pg_current_snapshot()), (SELECT count(*) FROM pg_class)") == before
     assert shop.execute("SELECT count(*) FROM pg_replication_slots") == [(0,)]
-    branch = local.start(at=at)
+    branch = quick.start(at=at)
     assert run_sql(branch, "SELECT current_database(), current_user") == [("app", "postgres")]
     found = "SELECT count(*) FROM item WHERE name LIKE '%item 49%'"
     with connect(branch.endpoint, options="-c enable_seqscan=off") as conn:
@@ -171,7 +63,7 @@ def test_base_is_as_any_other(shop: Original, local: Rig) -> None:
     assert b"item 4999" in everything
     assert b"SCRAM-SHA-256$" not in everything
     assert b"the original's key" not in everything
-    empty = local.provider.cached(local.provider.root_key)
+    empty = quick.provider.cached(quick.provider.root_key)
     assert empty is not None
     ours, theirs = ({path.name for path in Path(one.location).iterdir()} for one in (empty, at))
     assert theirs == ours
@@ -179,18 +71,16 @@ def test_base_is_as_any_other(shop: Original, local: Rig) -> None:
 
 
 @pytest.mark.parametrize("options", [(), ("--no-data-checksums", "--wal-segsize=64")], ids=["usual", "unusual"])
-def test_rewind_and_fork(
-    options: tuple[str, ...], local: Rig, monkeypatch: pytest.MonkeyPatch, server: Server, shop: Original
-) -> None:
+def test_rewind_and_fork(options: tuple[str, ...], quick: Rig, monkeypatch: pytest.MonkeyPatch, shop: Original) -> None:
     """Branches of it are found clean, rewound after writes and DDL, and forked; whatever the original was made with."""
     with contextlib.ExitStack() as stack:
         if options:
             other = stack.enter_context(running("embedded", *options, min_wal_size="128MB", max_wal_size="256MB"))
             shop = Original(other, "postgres", monkeypatch)
             shop.execute(ROLES, SHOP)
-        at, told = built(local, shop.use())
+        at, told = built(quick, shop.use())
     assert told[0].endswith("physically")
-    branch = local.start(at=at)
+    branch = quick.start(at=at)
     run_sql(branch, "SELECT count(*) FROM item JOIN account USING (id)")
     run_sql(branch, "DROP TABLE visit")
     assert branch.rewind() is None
@@ -203,7 +93,7 @@ def test_rewind_and_fork(
         branch.mark()
         assert run_sql(branch, "SELECT count(*), max(id) FROM item") == [(5000, 5000)]
     run_sql(branch, "UPDATE account SET amount = 7")
-    fork = local.start("fork", branch.fork_point())
+    fork = quick.start("fork", branch.fork_point())
     assert run_sql(fork, "SELECT sum(amount) FROM account") == [(700,)]
     for compute in (fork, branch):
         compute.discard()
@@ -233,7 +123,7 @@ def test_own_role_and_database(shop: Original, shared_home: Path) -> None:
         branch.discard()
 
 
-def test_written_to_meanwhile(shop: Original, local: Rig) -> None:
+def test_written_to_meanwhile(shop: Original, quick: Rig) -> None:
     """The copy is a state that the original was in, and its indexes fit its tables."""
     over = threading.Event()
 
@@ -253,13 +143,13 @@ def test_written_to_meanwhile(shop: Original, local: Rig) -> None:
     with ThreadPoolExecutor(2) as threads:
         working = [threads.submit(write), threads.submit(hurry)]
         try:
-            at, told = built(local, shop.use())
+            at, told = built(quick, shop.use())
         finally:
             over.set()
         for work in working:
             work.result()
     assert told[0].endswith("physically")
-    branch = local.start(at=at)
+    branch = quick.start(at=at)
     ((total, low),) = run_sql(branch, "SELECT sum(amount), min(amount) FROM account")
     assert total == 10_000
     assert low < 100
@@ -271,7 +161,7 @@ def test_written_to_meanwhile(shop: Original, local: Rig) -> None:
     branch.discard()
 
 
-def test_subscriptions_stay_away(shop: Original, local: Rig, quick_path: Path) -> None:
+def test_subscriptions_stay_away(shop: Original, quick: Rig, quick_path: Path) -> None:
     """One that is active in the original is not in the base; nobody connects to the publisher, nor has its password."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as publisher:
         publisher.bind(str(quick_path / ".s.PGSQL.5432"))
@@ -285,8 +175,8 @@ def test_subscriptions_stay_away(shop: Original, local: Rig, quick_path: Path) -
         )
         try:
             for way in ("physical", "dump"):
-                at, _ = built(local, f"{shop.use()} copy={way}")
-                branch = local.start(at=at)
+                at, _ = built(quick, f"{shop.use()} copy={way}")
+                branch = quick.start(at=at)
                 assert run_sql(branch, "SELECT count(*) FROM pg_subscription") == [(0,)]
                 assert run_sql(branch, "SELECT count(*) FROM pg_replication_origin") == [(0,)]
                 branch.discard()
@@ -315,7 +205,7 @@ def _mine(path: Path) -> bool:
     return False
 
 
-def test_interrupted(shop: Original, local: Rig) -> None:
+def test_interrupted(shop: Original, quick: Rig) -> None:
     """The program ends with us, the original is left alone, nothing is left; and no argument had the password."""
     shop.execute("INSERT INTO item (name) SELECT 'more ' || n FROM generate_series(1, 20000) n")
     seen: list[bytes] = []
@@ -330,21 +220,21 @@ def test_interrupted(shop: Original, local: Rig) -> None:
     thread.start()
     try:
         with pytest.raises(KeyboardInterrupt):
-            built(local, shop.use())
+            built(quick, shop.use())
     finally:
         thread.join()
     command, environment = seen
     assert PASSWORD.encode() not in command
     assert f"PGPASSWORD={PASSWORD}".encode() in environment
     assert b"--checkpoint=spread" in command
-    assert processes_in(local.run) == []
-    assert [name for name in local.left() if "/building/" in name] == []
+    assert processes_in(quick.run) == []
+    assert [name for name in quick.left() if "/building/" in name] == []
     shop.execute("CHECKPOINT")  # whoever waits for one does not look whether its client is still there
     senders = "SELECT count(*) FROM pg_stat_replication"
     assert poll(lambda: True if shop.execute(senders) == [(0,)] else None, deadline=Deadline(20))
 
 
-def test_connection_that_breaks(shop: Original, local: Rig) -> None:
+def test_connection_that_breaks(shop: Original, quick: Rig) -> None:
     """It is an error, which says what else can be done; nothing is left."""
     shop.execute("INSERT INTO item (name) SELECT 'more ' || n FROM generate_series(1, 20000) n")
 
@@ -355,10 +245,10 @@ def test_connection_that_breaks(shop: Original, local: Rig) -> None:
     with ThreadPoolExecutor(1) as threads:
         ended = threads.submit(end)
         with pytest.raises(BaseError, match=r"(?s)failed at pg_basebackup:.*With copy=dump") as caught:
-            built(local, shop.use())
+            built(quick, shop.use())
         ended.result()
     assert PASSWORD not in str(caught.value)
-    assert [name for name in local.left() if "/building/" in name] == []
+    assert [name for name in quick.left() if "/building/" in name] == []
 
 
 class Broken:
@@ -378,12 +268,12 @@ class Broken:
         return ""
 
 
-def test_not_recovered(local: Rig) -> None:
+def test_not_recovered(quick: Rig) -> None:
     """What no server can start on is an error with the server's words; nothing is left, nor built upon."""
     with pytest.raises(BaseError, match=r"cannot be taken over \(recover it\): .*FATAL: ") as caught:
-        built(local, Broken())
+        built(quick, Broken())
     assert "server died" not in str(caught.value)
-    assert [name for name in local.left() if "/building/" in name] == []
+    assert [name for name in quick.left() if "/building/" in name] == []
 
 
 COPYING = """
@@ -413,183 +303,42 @@ def test_killed(shop: Original, quick_path: Path) -> None:
     shop.execute("CHECKPOINT")
 
 
-Change = Callable[[Original], object]
-REASONS: dict[str, tuple[str, Change]] = {
-    "its role may not replicate": ("reader", lambda shop: None),
-    "it has prepared transactions": (
-        "copier",
-        lambda shop: shop.execute("BEGIN", "CREATE TABLE soon (x int)", f"PREPARE TRANSACTION '{shop.name}'"),
-    ),
-    "the PostgreSQL here has no extension pg_trgm 9.9": (
-        "copier",
-        lambda shop: shop.execute("UPDATE pg_extension SET extversion = '9.9' WHERE extname = 'pg_trgm'"),
-    ),
-    "the PostgreSQL here has no library $libdir/elsewhere": (
-        "copier",
-        lambda shop: shop.execute(
-            "CREATE FUNCTION own(text) RETURNS real LANGUAGE c AS '$libdir/pg_trgm', 'show_limit'",
-            "UPDATE pg_proc SET probin = '$libdir/elsewhere' WHERE proname = 'own'",
-        ),
-    ),
-    "its collation C may be another one here (library versions: recorded, there, here: 2.1, unknown, unknown)": (
-        "copier",
-        lambda shop: shop.execute("UPDATE pg_database SET datcollversion = '2.1' WHERE datname = current_database()"),
-    ),
-    "its collation de-x-icu cannot be had here: ICU is not supported in this build": (
-        "copier",
-        lambda shop: shop.execute(
-            "INSERT INTO pg_collation SELECT 99999, 'de', collnamespace, collowner, 'i', true, -1, NULL, NULL, "
-            "'de-x-icu', NULL, '153' FROM pg_collation WHERE collname = 'C'",
-            "UPDATE pg_index SET indcollation = '99999' WHERE indexrelid = 'account_pkey'::regclass",
-        ),
-    ),
-    "the PostgreSQL here was built without its default_toast_compression, lz4 and pglz": (
-        "copier",
-        lambda shop: shop.execute("UPDATE pg_attribute SET attcompression = 'l' WHERE attname = 'name' AND attnum > 0"),
-    ),
-}
-
-
-@pytest.mark.parametrize("reason", REASONS)
-def test_not_possible(reason: str, shop: Original, embedded_server: Server, tmp_path: Path) -> None:
-    """It is found out before anything is copied: with copy=physical it is an error."""
-    user, change = REASONS[reason]
-    change(shop)
-    try:
-        with pytest.raises(BaseError) as caught:
-            parse(f"{shop.use(user)} copy=physical", root=tmp_path).apply(refusing(embedded_server.place(tmp_path)))
-        assert f"it cannot be copied physically: {reason}." in str(caught.value)
-    finally:
-        if "prepared" in reason:
-            shop.execute(f"ROLLBACK PREPARED '{shop.name}'")
-
-
-def refusing(place: Workplace) -> Workplace:
-    """As for the first step of a base, but that nothing may be copied physically."""
-
-    def never(*_: object) -> None:
-        raise AssertionError("files were asked for")
-
-    return replace(place, replacement=Replacement(never, never))
-
-
-def as_told(shop: Original, place: Workplace, root: Path, *, user: str = "copier", words: str = "") -> str:
-    """What the step says of a copy, of which not a file may come."""
-    return parse(f"{shop.use(user)}{words}", root=root).apply(refusing(place))
-
-
-def test_large_other_databases(shop: Original, embedded_server: Server, tmp_path: Path) -> None:
-    """They would all come along; and a role that may not even see their size knows nothing of what would."""
-    other = replace(shop, name="other")
-    shop.execute("CREATE DATABASE other")
-    place = embedded_server.place(tmp_path)
-    try:
-        other.execute(
-            "CREATE UNLOGGED TABLE big (x text STORAGE PLAIN)",
-            "INSERT INTO big SELECT repeat('x', 7000) FROM generate_series(1, 10000)",
-        )
-        told = as_told(shop, place, tmp_path)
-        assert re.search(r", by dump: its other databases have \d+ MB, and would come along$", told)
-        shop.execute("REVOKE CONNECT ON DATABASE other FROM public")
-        told = as_told(shop, embedded_server.place(tmp_path), tmp_path)
-        assert told.endswith(", by dump: it has 1 other database whose size its role may not see")
-        assert rows(place, "SELECT count(*) FROM item") == [(5000,)]
-    finally:
-        shop.execute("DROP DATABASE other")
-
-
-def test_tablespace(shop: Original, embedded_server: Server, tmp_path: Path) -> None:
-    """Their paths are those of the original's machine."""
-    place = embedded_server.place(tmp_path)
-    with shop.server.connect() as conn:
-        conn.execute("SET allow_in_place_tablespaces = on")
-        conn.execute("CREATE TABLESPACE apart LOCATION ''")
-        try:
-            told = as_told(shop, place, tmp_path)
-        finally:
-            conn.execute("DROP TABLESPACE apart")
-    assert told.endswith(", by dump: it has tablespaces")
-
-
-def test_encoding(shop: Original, embedded_server: Server, tmp_path: Path) -> None:
-    """A dump is translated to the encoding of bases, files are not."""
-    latin = replace(shop, name="latin")
-    shop.execute("CREATE DATABASE latin ENCODING latin1 TEMPLATE template0")
-    try:
-        told = as_told(latin, embedded_server.place(tmp_path), tmp_path)
-    finally:
-        shop.execute("DROP DATABASE latin")
-    assert told.endswith(", by dump: its encoding is LATIN1, and that of bases is UTF8")
-
-
-def test_chosen_locale(shop: Original, embedded_server: Server, tmp_path: Path) -> None:
-    """Who has set lakebranch_locale gets it; the default leaves the order to the original."""
-    place = embedded_server.place(tmp_path)
-    with embedded_server.connect() as conn:
-        made = "LOCALE_PROVIDER builtin BUILTIN_LOCALE 'PG_UNICODE_FAST' TEMPLATE template0"
-        conn.execute(f"CREATE DATABASE ordered {made}")
-        try:
-            told = as_told(shop, replace(place, endpoint=replace(place.endpoint, dbname="ordered")), tmp_path)
-        finally:
-            conn.execute("DROP DATABASE ordered")
-    assert told.endswith(", by dump: its locale is C, and that of bases is PG_UNICODE_FAST (lakebranch_locale)")
-
-
-def test_wishes(shop: Original, embedded_server: Server, tmp_path: Path) -> None:
-    """A selection and copy=dump are answered by a dump."""
-    place = embedded_server.place
-    assert as_told(shop, place(tmp_path), tmp_path, words=" tables=account").endswith("only a part of it is wanted")
-    assert as_told(shop, place(tmp_path), tmp_path, words=" copy=dump").endswith(", by dump: copy=dump")
-    for words in (" copy=physical tables=account", " copy=quickly"):
-        with pytest.raises(ConfigError, match="copy="):
-            parse(f"{shop.use()}{words}", root=tmp_path)
-
-
-def test_other_major(
-    system_server: Server, embedded_server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The files of another major version are of no use."""
-    old = Original(system_server, system_server.place(tmp_path).endpoint.dbname, monkeypatch)
-    told = as_told(old, embedded_server.place(tmp_path), tmp_path, user="postgres")
-    assert told.endswith(", by dump: it is PostgreSQL 15, and here is 18")
-
-
-def test_after_other_steps(shop: Original, local: Rig) -> None:
+def test_after_other_steps(shop: Original, quick: Rig) -> None:
     """What they have done would be lost."""
-    (local.home / "first.sql").write_text("CREATE TABLE first (x int)")
-    at, told = built(local, "sql:first.sql", shop.use())
+    (quick.home / "first.sql").write_text("CREATE TABLE first (x int)")
+    at, told = built(quick, "sql:first.sql", shop.use())
     assert told[1].endswith(", by dump: only the first step of a local base can copy files")
-    branch = local.start(at=at)
+    branch = quick.start(at=at)
     assert run_sql(branch, "SELECT count(*) FROM first, item") == [(0,)]
     branch.discard()
 
 
-def test_before_other_steps(shop: Original, local: Rig) -> None:
+def test_before_other_steps(shop: Original, quick: Rig) -> None:
     """They work on the copy, with its server."""
-    (local.home / "second.sql").write_text("CREATE EXTENSION btree_gin; UPDATE account SET amount = 1")
-    at, told = built(local, shop.use(), "sql:second.sql")
+    (quick.home / "second.sql").write_text("CREATE EXTENSION btree_gin; UPDATE account SET amount = 1")
+    at, told = built(quick, shop.use(), "sql:second.sql")
     assert told[0].endswith("physically")
-    branch = local.start(at=at)
+    branch = quick.start(at=at)
     assert run_sql(branch, "SELECT sum(amount) FROM account") == [(100,)]
     branch.discard()
 
 
-def test_replication_is_refused(local: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_replication_is_refused(quick: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only trying shows what pg_hba.conf allows; the server's own words are told."""
     (tmp_path / "hba").write_text("local all all trust\n")
     with running("embedded", hba_file=tmp_path / "hba") as closed:
         original = Original(closed, "postgres", monkeypatch)
         original.execute("CREATE TABLE item (id int)")
-        at, told = built(local, original.use())
+        at, told = built(quick, original.use())
     assert ", by dump: it takes no connection for replication: connection to server" in told[0]
     assert "no pg_hba.conf entry" in told[0]
-    branch = local.start(at=at)
+    branch = quick.start(at=at)
     assert run_sql(branch, "SELECT count(*) FROM item") == [(0,)]
     branch.discard()
 
 
 def test_made_with_another_superuser(
-    local: Rig, embedded_server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    quick: Rig, embedded_server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As in containers with POSTGRES_USER: it stays, without login, beside ours; it cannot be an ordinary role."""
     with running("embedded") as server:
@@ -598,12 +347,12 @@ def test_made_with_another_superuser(
         with connect(Endpoint(str(server.sockets), 5432, "other", "postgres"), autocommit=True) as conn:
             conn.execute("ALTER ROLE postgres RENAME TO shop")
         original = Original(server, "postgres", monkeypatch)
-        at, told = built(local, original.use("other"))
+        at, told = built(quick, original.use("other"))
         named = parse(original.use("other"), root=tmp_path, application=Application("shop"))
         refused = named.apply(refusing(embedded_server.place(tmp_path)))
     assert told[0].endswith("physically")
     assert refused.endswith("shop, which tests connect as, is the superuser that it was made with")
-    branch = local.start(at=at)
+    branch = quick.start(at=at)
     assert run_sql(branch, "SELECT tableowner::text FROM pg_tables WHERE tablename = 'item'") == [("shop",)]
     assert run_sql(branch, "SELECT rolname::text FROM pg_roles WHERE rolcanlogin") == [("postgres",)]
     branch.discard()
@@ -627,15 +376,15 @@ def test_postgres_15(shared_home: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.soak
-def test_standby(local: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_standby(quick: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """A standby can be copied from, which is where a copy disturbs least."""
     with running("embedded") as primary:
         Original(primary, "postgres", monkeypatch).execute(ROLES, SHOP)
         with standby_of(primary) as standby:
             original = Original(standby, "postgres", monkeypatch)
             assert original.execute("SELECT pg_is_in_recovery()") == [(True,)]
-            at, told = built(local, original.use())
+            at, told = built(quick, original.use())
     assert told[0].endswith("physically")
-    branch = local.start(at=at)
+    branch = quick.start(at=at)
     assert run_sql(branch, "SELECT count(*), pg_is_in_recovery() FROM item") == [(5000, False)]
     branch.discard()
