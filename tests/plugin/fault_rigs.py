@@ -183,7 +183,7 @@ class Trial:
         for mark in self.project.path.glob("begins-*"):
             mark.unlink()
         fresh = self.point.phase == "base being built"
-        extra = f"create table extra_{self.point.number} (x int); select pg_sleep(0.2);" if fresh else ""
+        extra = f"create table extra_{self.point.number} (x int); select pg_sleep(0.6);" if fresh else ""
         self.project.write(extra_dot_sql=extra or "select 1;")
         before = set(entries(self.machine.home / "runs"))
         run = self.project.start("-n", "2", "-q", env={**os.environ, MARK: self.machine.mark})
