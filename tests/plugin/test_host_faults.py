@@ -42,7 +42,7 @@ def host_of(project: Project) -> psutil.Process:
         ("0", signal.SIGKILL),
         ("2", signal.SIGKILL),
         ("2", signal.SIGTERM),
-        ("2", signal.SIGINT),
+        pytest.param("2", signal.SIGINT, marks=pytest.mark.soak),
         pytest.param("0", signal.SIGTERM, marks=pytest.mark.soak),
         pytest.param("0", signal.SIGINT, marks=pytest.mark.soak),
     ],
