@@ -87,10 +87,13 @@ class Project:
         errors: list[LakebranchError] = []
         staying: set[str] = set()
         being_deleted: set[str] = set()
+        deadline = Deadline(
+            CALL_SECONDS, self.api.client.clock
+        )  # for all: a service that fails lastingly is tried once
         for path in paths:
             if path in staying:
                 continue
-            line, deadline = _line(path, views), Deadline(CALL_SECONDS, self.api.client.clock)
+            line = _line(path, views)
             try:
                 status = views[path].get("status")
                 self.api.delete(path, deadline, status=status, children_go=path in being_deleted)
