@@ -82,7 +82,7 @@ def h2(patch: Patch) -> None:
 def h3(patch: Patch) -> None:
     """Unlogged relations are forgotten."""
     learn = knowledge.learn
-    patch.setattr("pytest_lakebranch.providers.local.provider.learn", lambda *args: replace(learn(*args), unlogged=()))
+    patch.setattr(compute, "learn", lambda *args: replace(learn(*args), unlogged=()))
 
 
 def h4(patch: Patch) -> None:

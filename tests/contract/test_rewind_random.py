@@ -6,6 +6,7 @@ A failing example is printed as a list of leases that can be pasted into ``@exam
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import time
@@ -114,7 +115,7 @@ def of_each_lease(what: st.SearchStrategy[T]) -> st.SearchStrategy[list[T]]:
 
 @seed(SEED)
 @settings(
-    max_examples=max(1, LEASES // PER_EXAMPLE // len(SETTINGS)),
+    max_examples=math.ceil(LEASES / PER_EXAMPLE / len(SETTINGS)),
     deadline=None,
     database=None,
     print_blob=True,
