@@ -267,7 +267,7 @@ def test_whoever_waits_hears_of_a_start_that_failed(engine: Engine, tmp_path: Pa
     """Also of a failure that no provider foresaw: nobody waits for ever."""
     grant = engine.lease(request(engine))
     shutil.rmtree(Path(grant.endpoint.host).parent)
-    with pytest.raises(BranchError, match="No such file|died"):  # that of a spare which was just starting
+    with pytest.raises(BranchError, match=r"No such file|died"):  # that of a spare which was just starting
         exhaust(engine)
 
 
