@@ -222,18 +222,25 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         _finish(config)
         _write_reports(config)
         return
-    config.workeroutput["lakebranch_used"] = RUN in config.stash  # type: ignore[attr-defined]
+    config.workeroutput["lakebranch_used"] = _asked(config)  # type: ignore[attr-defined]
     if RUN in config.stash:
         with contextlib.suppress(LakebranchError):  # the host is gone: the controller will say so
             config.stash[RUN].leave()
 
 
+def _asked(config: pytest.Config) -> bool:
+    """Whether this process has asked the host for anything."""
+    return RUN in config.stash and config.stash[RUN].asked
+
+
 def _finish(config: pytest.Config) -> None:
     xdist = config.pluginmanager.get_plugin("lakebranch_xdist")
-    ahead, used = config.stash.get(AHEAD, None), RUN in config.stash or (xdist and xdist.users)
+    ahead, used = config.stash.get(AHEAD, None), _asked(config) or (xdist and xdist.users)
     if ahead is not None:
         ahead.leave() if used else ahead.abandon()
     if not used:
+        if RUN in config.stash:
+            config.stash[RUN].leave()
         return
     from pytest_lakebranch.run import run_of
 

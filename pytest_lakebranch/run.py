@@ -62,6 +62,8 @@ class Run:
         self._shared: dict[Purpose, Branch] = {}
         self._schemas: dict[str, Schema] = {}
         self._trouble: LakebranchError | None = None
+        self.asked = False
+        """Whether the host was asked for anything, also in vain."""
         self._said: set[str] = set()
         self.application = Application(seat, self._shared, self._disconnect)
 
@@ -70,6 +72,7 @@ class Run:
     @property
     def _host(self) -> HostClient:
         """The line to the host, which is started by the first call in the run if it was not before."""
+        self.asked = True
         if self._trouble is not None:
             raise self._trouble
         if self._client is None:

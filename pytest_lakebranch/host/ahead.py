@@ -7,7 +7,7 @@ from contextlib import suppress
 
 from pytest_lakebranch.config import Settings
 from pytest_lakebranch.errors import LakebranchError
-from pytest_lakebranch.host.client import connect, environment, start_unless_claimed
+from pytest_lakebranch.host.client import START_SECONDS, connect, environment, start_unless_claimed
 from pytest_lakebranch.host.run_directory import RunDirectory
 from pytest_lakebranch.processes import Identity
 
@@ -23,7 +23,8 @@ class Ahead:
         self._abandoned = False
         # A daemon: pytest does not wait for it. A host whose controller is gone ends by itself.
         target, arguments = self._start, (environment(),)  # taken here: a conftest may be changing the environment
-        threading.Thread(target=target, args=arguments, name="lakebranch-ahead", daemon=True).start()
+        self._thread = threading.Thread(target=target, args=arguments, name="lakebranch-ahead", daemon=True)
+        self._thread.start()
 
     def _start(self, environment: dict[str, str]) -> None:
         with suppress(LakebranchError, OSError):  # whoever asks for a branch meets it again, and is told
@@ -34,8 +35,9 @@ class Ahead:
                 connect(self._directory, worker="main").finish()
 
     def leave(self) -> None:
-        """Its users end it."""
+        """Its users end it; one that is still starting is waited for, so that it can be ended."""
         self._over.set()
+        self._thread.join(START_SECONDS)
 
     def abandon(self) -> None:
         """Nobody used it: it ends soon, and nobody waits for that."""

@@ -58,6 +58,14 @@ class Line:
         self.batches.append(done)
         return self.bases.stepped(ticket, done, units * SECONDS_EACH, keep=keep)
 
+    def incoming(self, ticket: str) -> Path | None:
+        """See HostClient."""
+        return self.bases.incoming(ticket)
+
+    def replaced(self, ticket: str, database: str) -> None:
+        """See HostClient."""
+        self.bases.replaced(ticket, database)
+
     def built(self, ticket: str) -> None:
         """See HostClient."""
         self.bases.finish(ticket)

@@ -100,7 +100,7 @@ class Standing:
         """End controller and host at once, with -9, and wait until their servers are gone too."""
         host = self.host()
         servers = host.children(recursive=True)
-        for pid in (self.process.pid, host.pid):
+        for pid in (host.pid, self.process.pid):  # a host that sees its controller go ends the leases
             os.kill(pid, signal.SIGKILL)
         self.process.wait()
         gone, alive = psutil.wait_procs([host, *servers], timeout=SOON)

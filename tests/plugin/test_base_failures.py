@@ -214,6 +214,7 @@ def test_progress_on_a_terminal(project: Project, workers: str) -> None:
 
 
 @pytest.mark.usefixtures("slow_base")
+@pytest.mark.soak
 def test_progress_elsewhere(project: Project) -> None:
     """Without a terminal, or under -q, nothing is said."""
     assert "building the base" not in on_a_terminal(project, "-q", "--lakebranch-rebuild")

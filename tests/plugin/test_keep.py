@@ -158,6 +158,7 @@ def test_a_damaged_note(project: Project, command: Command) -> None:
     assert command("reap").out == f"deleted kept branch {note.parent.name}\n"
 
 
+@pytest.mark.soak
 def test_it_pins_its_layer(project: Project, command: Command) -> None:
     """An overlay's layer is neither pruned nor, when it is built anew, swept, while a kept branch stands on it."""
     project.write(test_it=SUITE)

@@ -296,6 +296,7 @@ def test_the_branch_of_a_failed_test_is_kept(cloud: Emulated, project: Project) 
 
 
 @pytest.mark.parametrize("keep_template", [False, True], ids=["its own template", "a kept template"])
+@pytest.mark.soak
 def test_branches_of_a_template_are_kept(cloud: Emulated, project: Project, keep_template: bool) -> None:
     """With what they come from, also where they were forked; the run ends, and another one keeps more of them."""
     project.write(

@@ -71,6 +71,7 @@ def test_django(project: Project) -> None:
     assert (project.path / "columns").read_text() == "id name"
 
 
+@pytest.mark.soak
 def test_alembic_with_a_port(project: Project) -> None:
     """An env.py that takes the application's variable works on a loopback port too, also when it is tried out."""
     url = "os.environ['DATABASE_URL'].replace('postgresql:', 'postgresql+psycopg:')"

@@ -110,7 +110,8 @@ def test_root_without_user_namespaces_in_a_closed_place(
     assert f"{open_home.parent} keeps that uid out of the state directory" in done.stderr
 
 
-@pytest.mark.parametrize("namespaces", [pytest.param(True, marks=pytest.mark.soak), False])
+@pytest.mark.parametrize("namespaces", [True, False])
+@pytest.mark.soak
 def test_files_of_another_server(
     project: Project, open_home: Path, request: pytest.FixtureRequest, namespaces: bool
 ) -> None:
@@ -241,6 +242,7 @@ def test_very_long_paths(project: Project, monkeypatch: pytest.MonkeyPatch) -> N
         assert entries(home / "runs") == []
 
 
+@pytest.mark.soak
 def test_programs_that_servers_cannot_reach(
     project: Project, open_home: Path, without_namespaces: list[str], tmp_path: Path
 ) -> None:

@@ -178,3 +178,25 @@ def test_a_call_that_a_signal_handler_interrupts(project: Project) -> None:
     assert result.parseoutcomes()["passed"] == 3
     result.stdout.fnmatch_lines(["*too slow*"])
     result.stdout.no_fnmatch_line("*is gone*")
+
+
+def test_a_host_that_nobody_asked_ends(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where something was prepared for asking it, and the run is over at any moment of the host's start."""
+    project.ini(lakebranch_base="sql:schema.sql")
+    project.write(
+        schema_dot_sql="create table t (x int);",
+        conftest="""
+        import os, time, pytest
+        from pytest_lakebranch.run import run_of
+
+        def pytest_collection(session):
+            run_of(session.config)
+            time.sleep(float(os.environ["LATER"]))
+            raise pytest.UsageError("not today")
+        """,
+    )
+    for later in range(8):
+        monkeypatch.setenv("LATER", str(later * 0.05))
+        result = project.run()
+        result.stderr.fnmatch_lines(["*not today*"])
+        result.stdout.no_fnmatch_line("*was killed*")

@@ -66,11 +66,11 @@ class Clients:
         running = {pid for pid in pids if is_running(pid)}
         return self._serving(running) if running else running
 
-    def remain(self) -> bool:
-        """Whether a process serves a client after a short grace: one that the server has just started for itself is
-        not known as such at once.
+    def remain(self, seconds: float = GRACE_SECONDS) -> bool:
+        """Whether a process serves a client after a grace: one that the server has just started for itself is not
+        known as such at once.
         """
-        return poll(lambda: None if self.present() else True, deadline=Deadline(GRACE_SECONDS)) is None
+        return poll(lambda: None if self.present() else True, deadline=Deadline(seconds)) is None
 
     def footprint(self) -> Footprint | None:
         """What changes whenever the server starts a process: equal ones prove that nobody has written in between.
