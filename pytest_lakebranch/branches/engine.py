@@ -55,7 +55,7 @@ class Engine:
         self.once = Once()
         self._background = Background(provider.at_a_time)
         provider.when_short(self._give_way)
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._pools: dict[str, Pool] = {}
         self._loans: dict[str, Loan] = {}
         self._of_run: dict[str, Loan] = {}
@@ -148,9 +148,8 @@ class Engine:
     def release(self, lease: str, *, failed: str = "") -> LeaseEnd:
         """End a lease; ``failed`` tells how its test failed. Raises BranchError when there is none of this name."""
         with self._lock:
-            loan = self._loans.pop(lease, None)
-        if loan is None:
-            raise BranchError(f"there is no lease {lease!r}: it was never given out or has ended.")
+            loan = self._loan(lease)
+            del self._loans[lease]
         return self._end(loan, failed=failed)
 
     def _end(self, loan: Loan, *, failed: str = "", lost: str | None = None) -> LeaseEnd:
@@ -184,6 +183,8 @@ class Engine:
     def _loan(self, lease: str) -> Loan:
         with self._lock:
             if lease not in self._loans:
+                if self._closed:
+                    raise BranchError("the run is ending, and with it all leases.")
                 raise BranchError(f"there is no lease {lease!r}: it was never given out or has ended.")
             return self._loans[lease]
 

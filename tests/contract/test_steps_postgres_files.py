@@ -99,6 +99,7 @@ def test_rewind_and_fork(options: tuple[str, ...], quick: Rig, monkeypatch: pyte
         compute.discard()
 
 
+@pytest.mark.soak
 def test_snapshots(shop: Original, local_volumes: Volumes) -> None:
     """Where branches are snapshots the files come into what can be snapshotted."""
     with rig(local_volumes.home("snapshot") / "files", storage="snapshot") as made:
@@ -109,6 +110,7 @@ def test_snapshots(shop: Original, local_volumes: Volumes) -> None:
         branch.discard()
 
 
+@pytest.mark.soak
 def test_own_role_and_database(shop: Original, shared_home: Path) -> None:
     """The role of lakebranch_user is an ordinary one, also where it was more in the original."""
     with rig(shared_home, user="clerk", database="wanted") as made:
@@ -313,6 +315,7 @@ def test_after_other_steps(shop: Original, quick: Rig) -> None:
     branch.discard()
 
 
+@pytest.mark.soak
 def test_before_other_steps(shop: Original, quick: Rig) -> None:
     """They work on the copy, with its server."""
     (quick.home / "second.sql").write_text("CREATE EXTENSION btree_gin; UPDATE account SET amount = 1")
@@ -358,6 +361,7 @@ def test_made_with_another_superuser(
     branch.discard()
 
 
+@pytest.mark.soak
 def test_postgres_15(shared_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The oldest version that we know is copied in the same way, for itself."""
     if not Path(SYSTEM_15).exists():

@@ -28,7 +28,7 @@ def tests(project: Project) -> None:
     project.ini(lakebranch_base="sql:schema.sql", pythonpath=".")
 
 
-@pytest.mark.parametrize("workers", ["0", "2"])
+@pytest.mark.parametrize("workers", ["0", pytest.param("2", marks=pytest.mark.soak)])
 def test_syntax_error(project: Project, workers: str) -> None:
     """The first test has file, line, statement and the server's words; the others one line; a corrected file works."""
     project.write(schema_dot_sql="create table item (id int);\n\ninsert into item valuse (1);\n")

@@ -99,7 +99,7 @@ def check_clean(disk: Path, said: str) -> None:
         assert text not in said, said
 
 
-@pytest.mark.parametrize("workers", ["2", pytest.param("0", marks=pytest.mark.soak)])
+@pytest.mark.parametrize("workers", ["0", pytest.param("2", marks=pytest.mark.soak)])
 def test_it_fills_up_in_the_middle_of_a_run(project: Project, disk: Path, workers: str) -> None:
     """Tests that only read go on; others fail with what is full; the base stays cached."""
     project.write(test_it=FILLS)

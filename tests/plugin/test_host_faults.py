@@ -62,7 +62,7 @@ def test_controller_killed(project: Project, sockets: object, workers: str, numb
     project.spawn("-n", "0").assert_outcomes(passed=1)
 
 
-@pytest.mark.parametrize("workers", ["0", "2"])
+@pytest.mark.parametrize("workers", [pytest.param("0", marks=pytest.mark.soak), "2"])
 def test_host_killed(project: Project, workers: str) -> None:
     """After kill -9 of the host the tests fail with a message, the run ends, and the next run clears what was left."""
     project.write(

@@ -71,7 +71,7 @@ def spend(note: Path, seconds: float) -> None:
 
 
 @pytest.mark.parametrize("storage", ["auto", "copy"])
-@pytest.mark.parametrize("workers", ["0", "2"])
+@pytest.mark.parametrize("workers", [pytest.param("0", marks=pytest.mark.soak), "2"])
 def test_the_branch_of_a_failed_test(project: Project, command: Command, workers: str, storage: str) -> None:
     """It is the only one that is kept; the failure says how to open it, the list how large and for how long."""
     project.write(test_it=SUITE)

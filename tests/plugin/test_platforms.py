@@ -224,6 +224,7 @@ def test_somebody_elses_runtime_directory(project: Project, monkeypatch: pytest.
         assert entries(Path(foreign)) == []
 
 
+@pytest.mark.soak
 def test_very_long_paths(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     """Project, state directory and temporary directory are as long as they may be; sockets are short all the same."""
     room = HOME_PATH_LIMIT - len(tempfile.gettempdir()) - 20

@@ -71,7 +71,7 @@ def of_tests(report: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {lease["test"].split("::")[-1]: lease for lease in report["leases"] if lease["purpose"] == "test"}
 
 
-@pytest.mark.parametrize("workers", ["0", "2"])
+@pytest.mark.parametrize("workers", [pytest.param("0", marks=pytest.mark.soak), "2"])
 def test_the_record(project: Project, workers: str) -> None:
     """Every lease is in it, with its parentage, its times, how it ended and why; the schema holds."""
     project.write(test_it=SUITE)

@@ -8,7 +8,7 @@ import pytest
 
 from tests.plugin.conftest import RECORDER, Project
 
-MODES = pytest.mark.parametrize("workers", ["0", "2"])
+MODES = pytest.mark.parametrize("workers", ["0", pytest.param("2", marks=pytest.mark.soak)])
 
 
 @pytest.fixture(autouse=True)

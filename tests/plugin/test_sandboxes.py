@@ -112,7 +112,7 @@ def place() -> Iterator[Path]:
     shutil.rmtree(made)
 
 
-@pytest.mark.parametrize("workers", ["2", pytest.param("0", marks=pytest.mark.soak)])
+@pytest.mark.parametrize("workers", ["0", pytest.param("2", marks=pytest.mark.soak)])
 def test_an_ordinary_user_without_user_namespaces(place: Path, workers: str) -> None:
     """As in most containers that do not run as root: branches are copies, everything works, and nothing is left."""
     project = suite(place / "project")
@@ -136,6 +136,7 @@ def test_without_pidfds(project: Project, refused: str) -> None:
     assert "5 rewind" in said
 
 
+@pytest.mark.soak
 def test_deaths_are_noticed_without_pidfds(project: Project, sockets: Path) -> None:
     """A killed worker's branch is taken back and its test fails; after kill -9 of the controller nothing is left."""
     project.write(

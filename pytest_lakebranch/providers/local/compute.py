@@ -13,7 +13,7 @@ from pytest_lakebranch.errors import BranchError
 from pytest_lakebranch.kept import Kept
 from pytest_lakebranch.model import Endpoint, ForkPoint
 from pytest_lakebranch.providers.local import control_file
-from pytest_lakebranch.providers.local.clients import END_SECONDS, Clients
+from pytest_lakebranch.providers.local.clients import Clients
 from pytest_lakebranch.providers.local.freeze import PAGE_HEADER, Backup
 from pytest_lakebranch.providers.local.processes import Footprint
 from pytest_lakebranch.providers.local.rewind import wal
@@ -30,6 +30,8 @@ STATE = (
 )
 LARGEST_LOG = 64 << 20
 """Bytes of log from which a fresh branch is quicker than reading what was touched."""
+SESSION_SECONDS = 0.5
+"""How long sessions of our own that were closed may take to go away."""
 DYING_SECONDS = 5.0
 """How long a server that has ended its connections may take to end itself."""
 Configuration = tuple[tuple[int, int, int], ...]
@@ -126,7 +128,7 @@ class LocalCompute:
                 self.at.position = self._state().position
             if self.at.knowledge is None:
                 self.at.knowledge = learn(self.server, self.at)
-                self._clients.remain(END_SECONDS)  # our own sessions are not to be counted as the first lease's
+                self._clients.remain(SESSION_SECONDS)  # our own sessions are not to be counted as the first lease's
             self._is_home(self.at, self.at.position, self._configuration())
 
     def _is_home(self, at: Sealed, position: int, configuration: Configuration) -> None:
