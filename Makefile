@@ -22,7 +22,7 @@ test: $(VENV)/.installed  ## lint, types, import contract and all tests
 	$(BIN)/mypy
 	$(BIN)/mypy tests/typing
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -n 4
+	$(BIN)/python -m pytest -n 3
 
 matrix: $(VENV)/.installed  ## the same tests on every storage rung, -n 0/2/8, root and ordinary user
 	$(BIN)/python -m tests.matrix

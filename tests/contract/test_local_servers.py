@@ -63,7 +63,7 @@ def test_number_of_a_dead_server_is_a_strangers(local: Rig) -> None:
         with pytest.raises(BranchError, match="did not stop cleanly"):
             compute.server.stop_cleanly()
         compute.discard()
-    assert not any(map(is_running, backends))
+    assert poll(lambda: True if not any(map(is_running, backends)) else None, deadline=Deadline(5))
 
 
 def test_person_in_a_data_directory(local_rig) -> None:

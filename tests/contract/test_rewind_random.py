@@ -26,7 +26,7 @@ from pytest_lakebranch.providers.local.compute import LocalCompute
 pytest_plugins = ["local_fixtures"]
 
 T = TypeVar("T")
-LEASES = int(OF_SOAK) if (OF_SOAK := os.environ.get("SOAK_LEASES")) else 60
+LEASES = int(OF_SOAK) if (OF_SOAK := os.environ.get("SOAK_LEASES")) else 36
 SEED = int(os.environ.get("SOAK_SEED", "1"))
 PER_EXAMPLE = 6
 SETTINGS = {

@@ -163,6 +163,7 @@ def test_written_to_meanwhile(shop: Original, quick: Rig) -> None:
     branch.discard()
 
 
+@pytest.mark.soak
 def test_subscriptions_stay_away(shop: Original, quick: Rig, quick_path: Path) -> None:
     """One that is active in the original is not in the base; nobody connects to the publisher, nor has its password."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as publisher:

@@ -199,7 +199,7 @@ def slow_base(project: Project) -> None:
 
 
 @pytest.mark.usefixtures("slow_base")
-@pytest.mark.parametrize("workers", [pytest.param("0", marks=pytest.mark.soak), "2"])
+@pytest.mark.parametrize("workers", ["0", pytest.param("2", marks=pytest.mark.soak)])
 def test_progress_on_a_terminal(project: Project, workers: str) -> None:
     """On a terminal, a base that takes long has a line per step, also from a worker; a cached one has none."""
     said = on_a_terminal(project, "--lakebranch-rebuild", "-n", workers)

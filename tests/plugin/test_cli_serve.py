@@ -128,6 +128,7 @@ signal.pause()
 """
 
 
+@pytest.mark.soak
 def test_an_interrupt_is_for_the_command(here: Path) -> None:
     """Ctrl-C reaches command and emulator; the command decides, and its exit code is the whole's."""
     words = [*LAKEBRANCH, "serve", "--", sys.executable, "-c", TRAPPED]

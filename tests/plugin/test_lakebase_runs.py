@@ -191,6 +191,7 @@ def assert_no_secret_in(
         assert not any(secret in text for text in said)
 
 
+@pytest.mark.soak
 def test_only_reading_makes_a_branch_for_each_worker(cloud: Emulated, project: Project) -> None:
     """And a template for all."""
     project.write(

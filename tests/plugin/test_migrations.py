@@ -84,6 +84,7 @@ def test_alembic_with_a_port(project: Project) -> None:
     result.assert_outcomes(passed=2)
 
 
+@pytest.mark.soak
 def test_lock_that_is_never_given_back(project: Project) -> None:
     """A step that waits for a connection of the project itself ends, and every worker is told why."""
     project.write(

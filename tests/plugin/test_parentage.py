@@ -67,7 +67,9 @@ def suite(project: Project) -> None:
     project.ini(lakebranch_base="sql:schema.sql")
 
 
-@pytest.mark.parametrize("options", ["-n 0", "-n 2 --dist load", "-n 8 --dist load"])
+@pytest.mark.parametrize(
+    "options", ["-n 0", pytest.param("-n 2 --dist load", marks=pytest.mark.soak), "-n 8 --dist load"]
+)
 def test_same_data_with_any_number_of_workers(project: Project, options: str) -> None:
     """Tests with the seeding fixture see its rows and others see the base, with no, two and eight workers."""
     project.spawn(*options.split()).assert_outcomes(passed=17)

@@ -40,7 +40,7 @@ def project(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("folder", "passed"), [(".", 3), ("app", 2), ("parentage", 4), ("diff", 1), ("migrated", 1), ("migrations", 1)]
 )
-@pytest.mark.parametrize("workers", [pytest.param("0", marks=pytest.mark.soak), "2"])
+@pytest.mark.parametrize("workers", ["0", pytest.param("2", marks=pytest.mark.soak)])
 def test_files_as_shown(project: Path, folder: str, passed: int, workers: str) -> None:
     """Each example of the README passes as a project of its own, with and without workers."""
     files = [path.name for path in (project / folder).glob("test_*.py")]

@@ -115,6 +115,7 @@ def git(project: Project, *words: str) -> None:
     subprocess.run(["git", *who, *words], cwd=project.path, check=True, capture_output=True)
 
 
+@pytest.mark.soak
 def test_diff_from_another_revision(migrated: Project, command: Command) -> None:
     """A pull request that adds a migration is compared with the base as the main branch makes it."""
     migrated.write(iniconfig="raise SystemExit('a file of the project hides a module')")
