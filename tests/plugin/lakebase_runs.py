@@ -1,0 +1,83 @@
+"""What the tests of whole runs on the emulator are made of: an application, its project, and what may not be left."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from pytest_lakebranch.waiting import Deadline, poll
+from tests.plugin.conftest import Project
+
+sys.path.append(str(Path(__file__).parents[1] / "contract"))
+from emulator_rigs import Emulated, emulated
+from lakebase_rigs import calls, environ, ours
+
+__all__ = [
+    "LINKS",
+    "Emulated",
+    "assert_no_secret_in",
+    "assert_nothing_left",
+    "calls",
+    "command",
+    "emulated",
+    "environ",
+    "hosts",
+    "ours",
+]
+
+LINKS = """
+import contextlib, os, pathlib, pytest
+
+@pytest.fixture(autouse=True)
+def linked():
+    yield
+    home = pathlib.Path(os.environ["LAKEBRANCH_HOME"])
+    for path in home.glob("runs/*/*"):
+        with contextlib.suppress(FileExistsError):
+            if path.is_file():
+                os.link(path, home / "linked" / f"{path.parent.name}-{path.name}")
+"""
+"""A conftest.py that has the files of a run's directory outlive it: what is written to them later is seen, too."""
+
+
+def assert_nothing_left(cloud: Emulated) -> None:
+    """What is being deleted is soon gone."""
+    assert poll(lambda: None if ours(cloud) else True, deadline=Deadline(20)), ours(cloud)
+
+
+def assert_no_secret_in(
+    cloud: Emulated, project: Project, linked: Path, result: pytest.RunResult | None = None
+) -> None:
+    """Neither in what the run said, nor in the files that it left, nor in those of its directory, which is gone."""
+    names = {path.name.partition("-")[2]: path for path in linked.iterdir()}
+    assert {"host.log", "ledger.jsonl", "run.json"} <= set(names), names
+    assert names["ledger.jsonl"].stat().st_size
+    files = [path for place in (project.path, project.home) for path in place.rglob("*") if path.is_file()]
+    said = [path.read_text(errors="replace") for path in files if "layers" not in path.parts]
+    said += [] if result is None else [*result.outlines, *result.errlines]
+    tokens = cloud.emulator.world.tokens
+    known = [secret for each in tokens.identities for secret in (each.token, each.secret) if secret]
+    for secret in (*known, *tokens._database, *tokens._access):
+        assert not any(secret in text for text in said)
+
+
+def hosts(home: Path) -> list[psutil.Process]:
+    """The hosts that work for a state directory."""
+    return [process for process in psutil.process_iter() if _is_host(process, home)]
+
+
+def _is_host(process: psutil.Process, home: Path) -> bool:
+    try:
+        words = process.cmdline()
+    except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
+        return False
+    return "pytest_lakebranch.host" in words and any(str(home) in word for word in words)
+
+
+def command(project: Project, *words: str) -> pytest.RunResult:
+    """``lakebranch`` in the project's directory."""
+    main = "from pytest_lakebranch.cli import main; raise SystemExit(main())"
+    return project.pytester.run(sys.executable, "-c", main, *words)

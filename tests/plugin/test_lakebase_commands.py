@@ -1,0 +1,105 @@
+"""Commands on a Lakebase project, and the branches that runs keep for them."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from lakebase_runs import Emulated, command, ours
+
+from pytest_lakebranch.waiting import Deadline, poll
+from tests.plugin.conftest import Project
+
+pytest_plugins = ["lakebase_run_fixtures"]
+
+
+def test_the_branch_of_a_failed_test_is_kept(cloud: Emulated, project: Project) -> None:
+    """As the test left it, with a time to go; `lakebranch ls` and `open` know it."""
+    project.ini(lakebranch_provider="lakebase", lakebranch_source=cloud.project)
+    project.write(
+        test_it="""
+        def test_fails(lakebranch):
+            with lakebranch.connect() as conn:
+                conn.execute("insert into item values (11)")
+            assert not "reached"
+
+        def test_passes(lakebranch):
+            with lakebranch.connect() as conn:
+                conn.execute("delete from item")
+        """,
+    )
+    result = project.spawn("--lakebranch-keep=failed")
+    result.assert_outcomes(passed=1, failed=1)
+    try:
+        assert poll(lambda: True if len(ours(cloud)) == 1 else None, deadline=Deadline(20)), ours(cloud)
+        listed = command(project, "ls", "--provider", "lakebase", "--json")
+        (found,) = json.loads("\n".join(listed.outlines))["branches"]
+        result.stdout.fnmatch_lines([f"*lakebranch open {found['tag']} --provider lakebase*"])
+        assert found["expires"]
+        words = ("open", "--provider", "lakebase", found["tag"], "--", "-tAc", "select count(*) from item")
+        command(project, *words).stdout.fnmatch_lines(["11"])
+    finally:
+        cloud.clear()
+
+
+@pytest.mark.parametrize("keep_template", [False, True], ids=["its own template", "a kept template"])
+@pytest.mark.soak
+def test_branches_of_a_template_are_kept(cloud: Emulated, project: Project, keep_template: bool) -> None:
+    """With what they come from, also where they were forked; the run ends, and another one keeps more of them."""
+    project.write(
+        test_it="""
+        import pytest
+
+        @pytest.mark.parametrize("number", range(2))
+        def test_fails(number, lakebranch):
+            with lakebranch.connect() as conn:
+                conn.execute("insert into item values (11)")
+            with lakebranch.fork() as child, child.connect() as conn:
+                assert conn.execute("select count(*) from item").fetchone() == (4,)
+
+        def test_fails_on_a_fork(lakebranch_worker, lakebranch):
+            assert not "reached"
+
+        def test_passes(lakebranch):
+            with lakebranch.connect() as conn:
+                conn.execute("delete from item")
+        """,
+    )
+    if keep_template:
+        text = (project.path / "pytest.ini").read_text()
+        (project.path / "pytest.ini").write_text(f"{text}lakebranch_keep_template = true\n")
+    try:
+        for number in (1, 2):
+            result = project.spawn("-n", "2", "--lakebranch-keep=failed")
+            result.assert_outcomes(passed=1, failed=3)
+            for word in ("could not be kept", "left behind"):
+                result.stdout.no_fnmatch_line(f"*{word}*")
+            assert poll(lambda: True if is_kept_alone(cloud, number) else None, deadline=Deadline(20)), ours(cloud)  # noqa: B023
+            templates = [name for name in ours(cloud) if "-t" in name]
+            assert len(templates) == (1 if keep_template else number)
+        assert command(project, "ls", "--provider", "lakebase").ret == 0
+    finally:
+        cloud.clear()
+
+
+def is_kept_alone(cloud: Emulated, runs: int) -> bool:
+    """Whether there are the three branches that each run has kept, and else only what they come from.
+
+    One of the three may be what another was forked from, when it had been the worker's before: then it cannot expire.
+    """
+    with cloud.emulator.world.lock:
+        branches = list(cloud.emulator.world.projects["demo"].branches.values())
+    parents = {each.origin.branch for each in branches}
+    kept = [each for each in branches if each.expires is not None]
+    others = [each for each in branches if each.expires is None and not each.is_default]
+    return 2 * runs <= len(kept) <= 3 * runs and all(each.name in parents for each in others)
+
+
+def test_commands(cloud: Emulated, project: Project) -> None:
+    """doctor, ls and open on the project."""
+    command(project, "doctor", "--provider", "lakebase").stdout.fnmatch_lines(
+        ["identity   developer@example.com", "source     projects/demo/branches/production"]
+    )
+    command(project, "ls", "--provider", "lakebase").stdout.fnmatch_lines(["no branches of ours"])
+    failed = command(project, "open", "b1", "--provider", "lakebase")
+    failed.stderr.fnmatch_lines(["lakebranch: 'b1' is no branch of ours in projects/demo: none.*"])
