@@ -49,7 +49,10 @@ class Checks:
         return seen
 
     def idempotent(self, planned: Planned) -> Observation:
-        """Applied again, it changes nothing any more: neither the schema nor a row."""
+        """Applied again, it changes nothing any more: neither the schema nor a row of a table.
+
+        What sequences have reached does not count: ``INSERT … ON CONFLICT DO NOTHING`` moves them each time.
+        """
         with self._stage.fork(planned) as branch:
             rehearsal = Rehearsal(self._stage, planned, lambda: branch)
             _first(rehearsal, planned)
@@ -121,17 +124,21 @@ def _undone(rehearsal: Rehearsal, planned: Planned) -> Observation:
 def _untouched(
     rehearsal: Rehearsal, planned: Planned, original: Schema, before: Any
 ) -> tuple[dict[str, tuple[str, ...]], dict[str, Print]]:
-    """Apply it; the columns that it neither drops nor changes, and what was in them before."""
+    """Apply it; the columns that it neither drops nor changes, and what was in them before.
+
+    A fork's unlogged tables are empty, whatever is in those of ``before``.
+    """
     _first(rehearsal, planned)
-    assert rehearsal.diff is not None  # noqa: S101  (it was applied)
-    touched = {entry.thing.name for entry in rehearsal.diff.entries if entry.thing.kind == "column"}
-    dropped = {entry.thing.name for entry in rehearsal.diff.entries if entry.sign == "-"}
+    after = rehearsal.branch.schema().things
+    touched = {key[1] for key, thing in original.things.items() if key[0] == "column" and after.get(key) != thing}
     columns = {
         table: tuple(column for column in names if f"{table}.{column}" not in touched)
         for table, names in data.columns_of(original).items()
-        if table not in dropped
+        if ("table", table) in after
     }
-    return columns, data.prints(before, columns)
+    unlogged = {thing.name for thing in original if "unlogged" in thing.facts} & columns.keys()
+    logged = {table: names for table, names in columns.items() if table not in unlogged}
+    return columns, {**data.prints(before, logged), **dict.fromkeys(unlogged, data.EMPTY)}
 
 
 def _state(rehearsal: Rehearsal) -> tuple[Schema, dict[str, Print]]:

@@ -37,6 +37,10 @@ class Print(NamedTuple):
     hashes: str
 
 
+EMPTY = Print(0, str(None))
+"""Of a table without rows."""
+
+
 def prints(connection: Any, columns: Columns) -> dict[str, Print]:
     """The print of each table, over the named columns."""
     return {table: _print(connection, table, names) for table, names in columns.items()}
