@@ -21,10 +21,22 @@ MAINTENANCE = "postgres"
 """The database that the watch connects to: a step may drop or rename its own."""
 LOOK_SECONDS = 1.0
 WAITING = """
-SELECT w.pid, w.query, b.pid, b.application_name, b.state, b.query, extract(epoch FROM clock_timestamp() - b.xact_start)
+SELECT w.pid, w.query, b.pid, b.application_name, b.state, b.query,
+    extract(epoch FROM clock_timestamp() - coalesce(b.xact_start, x.prepared)), quote_literal(x.gid)
 FROM pg_locks l JOIN pg_stat_activity w ON w.pid = l.pid
-CROSS JOIN LATERAL unnest(pg_blocking_pids(w.pid)) blocker (pid) JOIN pg_stat_activity b ON b.pid = blocker.pid
-WHERE NOT l.granted AND l.waitstart < clock_timestamp() - make_interval(secs => %s)"""
+CROSS JOIN LATERAL unnest(pg_blocking_pids(w.pid)) blocker (pid) LEFT JOIN pg_stat_activity b ON b.pid = blocker.pid
+LEFT JOIN LATERAL (
+    SELECT p.gid, p.prepared
+    FROM pg_locks h JOIN pg_locks own ON own.virtualtransaction = h.virtualtransaction
+    JOIN pg_prepared_xacts p ON p.transaction = own.transactionid
+    WHERE h.pid IS NULL AND own.pid IS NULL AND own.locktype = 'transactionid'
+    AND (h.locktype, h.database, h.relation, h.page, h.tuple, h.transactionid, h.classid, h.objid, h.objsubid)
+    IS NOT DISTINCT FROM
+    (l.locktype, l.database, l.relation, l.page, l.tuple, l.transactionid, l.classid, l.objid, l.objsubid)
+    ORDER BY p.prepared LIMIT 1) x ON blocker.pid = 0
+WHERE NOT l.granted AND l.waitstart < clock_timestamp() - make_interval(secs => %s)
+AND (b.pid IS NOT NULL OR x.gid IS NOT NULL)"""
+"""Who waits, and for whom: a process, or a prepared transaction, which has none (pg_blocking_pids() says 0)."""
 
 
 @dataclass(slots=True)
@@ -57,14 +69,30 @@ class _Watch:
 
 
 def _told(wanted: str, holder: list[Any]) -> str:
-    pid, application, state, query, seconds = holder
-    age = "" if seconds is None else f", in a transaction of {float(seconds):.0f} s"
+    *process, seconds, prepared = holder
+    age = "" if seconds is None else f" of {float(seconds):.0f} s"
+    held = _by_process(process, age) if prepared is None else _by_prepared(prepared, age)
     return (
-        f"{indented(shortened(masked(wanted)))}\n"
-        f"It is held by process {pid} ({application or 'without a name'}, {state}{age}), whose last statement is\n"
+        f"{indented(shortened(masked(wanted)))}\nIt is held by {held} "
+        "lakebranch_lock_timeout is how long a step may wait."
+    )
+
+
+def _by_process(process: list[Any], age: str) -> str:
+    pid, application, state, query = process
+    since = f", in a transaction{age}" if age else ""
+    return (
+        f"process {pid} ({application or 'without a name'}, {state}{since}), whose last statement is\n"
         f"{indented(shortened(masked(query)))}\n"
         "Commit or roll back that transaction before the step needs the lock: code that a migration imports may hold a "
-        "connection of its own. lakebranch_lock_timeout is how long a step may wait."
+        "connection of its own."
+    )
+
+
+def _by_prepared(name: str, age: str) -> str:
+    return (
+        f"the prepared transaction {name}{age}, which belongs to no process.\n"
+        f"End it before the step needs the lock: COMMIT PREPARED {name} or ROLLBACK PREPARED {name}."
     )
 
 

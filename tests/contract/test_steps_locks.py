@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import closing
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -15,7 +16,7 @@ from pytest_lakebranch.steps.base import Workplace
 from pytest_lakebranch.steps.kinds import parse
 from pytest_lakebranch.steps.locks import watched
 
-pytest_plugins = ["step_fixtures"]
+pytest_plugins = ["step_fixtures", "original_fixtures"]
 
 
 def seed(place: Workplace) -> Callable[[psycopg.Connection], None]:
@@ -45,6 +46,31 @@ def test_blocker_is_shown(place: Workplace, server: Server) -> None:
     assert "(the shop's pool, idle in transaction, in a transaction of " in message
     assert "whose last statement is\n    LOCK item\n" in message
     assert server.clients_of(place) == 0
+
+
+@pytest.mark.parametrize("wanted", ["ALTER TABLE item ADD price int", "UPDATE item SET id = 2"])
+def test_prepared_transaction_is_shown(original_server: Server, tmp_path: Path, wanted: str) -> None:
+    """It holds locks without a process; the message says which it is, and how it is ended."""
+    place = original_server.place(tmp_path)
+    with connect(place.endpoint) as other:
+        other.execute("CREATE TABLE item (id int); INSERT INTO item VALUES (1)")
+        other.commit()
+        other.execute("DELETE FROM item")
+        other.execute("PREPARE TRANSACTION 'the shop''s order 7'")
+    try:
+        with (
+            pytest.raises(BaseError) as caught,
+            closing(connect(place.endpoint)) as conn,
+            watched(place, "python:seed", seconds=0.2),
+        ):
+            conn.execute(wanted)
+    finally:
+        with connect(place.endpoint, autocommit=True) as other:
+            other.execute("ROLLBACK PREPARED 'the shop''s order 7'")
+    message = str(caught.value)
+    assert f"waited for a lock for 0.2 s with\n    {wanted}" in message
+    assert "\nIt is held by the prepared transaction 'the shop''s order 7'" in message
+    assert "ROLLBACK PREPARED 'the shop''s order 7'" in message
 
 
 def test_other_failures_are_left_alone(place: Workplace) -> None:
