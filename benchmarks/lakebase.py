@@ -16,6 +16,7 @@ from pytest_lakebranch.config import resolve
 from pytest_lakebranch.emulator.emulator import PROJECT, Emulator, Options
 from pytest_lakebranch.emulator.handover import credentials
 from pytest_lakebranch.emulator.listening import served
+from pytest_lakebranch.emulator.oidc import NAMES as SIGN_IN
 from pytest_lakebranch.ledger import Ledger
 from pytest_lakebranch.model import Endpoint
 from pytest_lakebranch.postgres.connect import connect, loopback_url
@@ -78,7 +79,7 @@ def run(emulator: Emulator, url: str, home: Path, *, writing: frozenset[int]) ->
         with running(Engine(opened, Ledger(home / "ledger"), addresses=sockets, workers=WORKERS)) as engine:
             waited, writes = work(engine, writing)
         assert engine.summary().left_behind == ()
-    calls = [each.route for each in emulator.application.served if not each.route.startswith("/")]
+    calls = [each.route for each in emulator.application.served if each.route not in SIGN_IN]
     return waited, writes, len(calls), calls.count("create_branch")
 
 

@@ -13,7 +13,7 @@ from werkzeug.wrappers import Request, Response
 
 from pytest_lakebranch.emulator.clock import timestamp
 from pytest_lakebranch.emulator.fields import inside, number, seconds, text
-from pytest_lakebranch.emulator.http import CONTROL as PREFIX, body, error_response, json_response
+from pytest_lakebranch.emulator.http import CONTROL as PREFIX, Page, body, error_response, json_response
 from pytest_lakebranch.emulator.identities import check_manages
 from pytest_lakebranch.emulator.limits import Limits
 from pytest_lakebranch.emulator.refusals import ApiError, invalid, no_resource, required
@@ -46,7 +46,7 @@ class Control:
             "GET requests": lambda _: {"requests": [asdict(each) for each in emulator.application.served]},
             "DELETE requests": self.forget_requests,
         }
-        self.pages = {key.replace(" ", f" {PREFIX}"): self._guarded(action) for key, action in actions.items()}
+        self.pages = {key.replace(" ", f" {PREFIX}"): Page(self._guarded(action)) for key, action in actions.items()}
 
     def _guarded(self, action: Action) -> Callable[[Request], Response]:
         def page(request: Request) -> Response:

@@ -12,6 +12,7 @@ from random import Random
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from pytest_lakebranch.emulator import oidc
 from pytest_lakebranch.emulator.addresses import Addresses
 from pytest_lakebranch.emulator.certificates import Authority
 from pytest_lakebranch.emulator.clock import WALL, WorldTime
@@ -23,7 +24,6 @@ from pytest_lakebranch.emulator.identities import Identity, Tokens
 from pytest_lakebranch.emulator.latency import Latencies
 from pytest_lakebranch.emulator.limits import Limits
 from pytest_lakebranch.emulator.names import made_from
-from pytest_lakebranch.emulator.oidc import SignIn
 from pytest_lakebranch.emulator.operations import Operations
 from pytest_lakebranch.emulator.projects import FIRST_BRANCH
 from pytest_lakebranch.emulator.refusals import ApiError
@@ -96,9 +96,9 @@ class Emulator:
         )
         self.services = Services.of(self.world)
         known = routes(self.services)
-        self.faults = Faults(frozenset(route.name for route in known), chance)
+        self.faults = Faults(frozenset(route.name for route in known) | oidc.NAMES, chance)
         self.world.latencies.known = self.faults.routes | {"request", "login", "wake"}
-        self.application = Application(self, known, {**SignIn(self).pages, **Control(self).pages})
+        self.application = Application(self, known, {**oidc.SignIn(self).pages, **Control(self).pages})
         self._over = threading.Event()
         self._begin()
         self._housekeeper = threading.Thread(target=self._keep_house, name="lakebranch-housekeeper", daemon=True)

@@ -50,6 +50,20 @@ class Route:
     changes: bool = False
     locks: bool = False
 
+    @property
+    def begins(self) -> bool:
+        """Whether it begins an operation, which then takes the time of the call."""
+        return self.name.startswith(("create_", "update_", "delete_", "undelete_"))
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A call beside the API; one without a name is spared from faults and latencies. ``refuse`` says an error."""
+
+    answer: Callable[[Request], Response]
+    name: str = ""
+    refuse: Callable[[ApiError], Response] | None = None
+
 
 @dataclass(frozen=True, slots=True)
 class Served:
@@ -69,7 +83,7 @@ class Application:
 
     emulator: Emulator
     routes: tuple[Route, ...]
-    open_pages: Mapping[str, Callable[[Request], Response]]
+    pages: Mapping[str, Page]
     served: deque[Served] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
 
     def __post_init__(self) -> None:
@@ -99,14 +113,24 @@ class Application:
                 self.served.append(Served(name, request.method, request.path, status, seconds, agent))
 
     def _response(self, request: Request) -> Response:
-        page = self.open_pages.get(f"{request.method} {request.path}")
+        page = self.pages.get(f"{request.method} {request.path}")
         if page is not None:
-            request.environ[ROUTE] = request.path
-            return page(request)
+            return self._page(request, page)
         if request.path.startswith(CONTROL):
-            known = ", ".join(key for key in self.open_pages if CONTROL in key)
+            known = ", ".join(key for key in self.pages if CONTROL in key)
             return error_response(ApiError(404, "NOT_FOUND", f"no such control route; known are {known}"))
         return self._api(request)
+
+    def _page(self, request: Request, page: Page) -> Response:
+        if not page.name:
+            return page.answer(request)
+        request.environ[ROUTE] = page.name
+        request.get_data(parse_form_data=True)  # while the client is there: it may be answered late
+        try:
+            self._pass_time(page.name)
+            return self._answer(self._met(page.name, request.path), lambda: page.answer(request))
+        except ApiError as error:
+            return (page.refuse or error_response)(error)
 
     def _api(self, request: Request) -> Response:
         try:
@@ -126,24 +150,33 @@ class Application:
             return error_response(ApiError(500, "INTERNAL_ERROR", f"{type(error).__name__}: {error}"))
 
     def _answered(self, request: Request, route: Route, arguments: Mapping[str, Any]) -> Response:
-        emulator = self.emulator
-        emulator.world.time.wait(emulator.world.latencies.draw("request"))
-        identity = emulator.world.tokens.authenticated(request.headers.get("Authorization"))
-        fault = emulator.faults.meet(route.name, request.path)
+        self._pass_time("" if route.begins else route.name)
+        identity = self.emulator.world.tokens.authenticated(request.headers.get("Authorization"))
+        fault = self._met(route.name, request.path)
+        if route.changes:
+            check_manages(identity, request.path.removeprefix(ROOT).lstrip("/"))
+        call = Call(route.name, identity, request.args, body(request), _failure(fault))
+        return self._answer(fault, lambda: json_response(self._handled(route, call, arguments)))
+
+    def _pass_time(self, name: str) -> None:
+        """What every request takes, and a call of this name, if given."""
+        world = self.emulator.world
+        world.time.wait(world.latencies.draw("request") + world.latencies.draw(name))
+
+    def _met(self, name: str, path: str) -> Fault | None:
+        """The fault that a call meets and that does not keep it from being done; one that does is raised."""
+        fault = self.emulator.faults.meet(name, path)
         if fault is not None and fault.kind == "drop":
             raise ConnectionResetError("injected: the connection was dropped")  # in process, the caller sees this
         if fault is not None and fault.kind in ("status", "reconciliation", "conflict"):
             raise fault.error()
-        if route.changes:
-            check_manages(identity, request.path.removeprefix(ROOT).lstrip("/"))
-        call = Call(route.name, identity, request.args, body(request), _failure(fault))
+        return fault
+
+    def _answer(self, fault: Fault | None, answer: Callable[[], Response]) -> Response:
         if fault is not None and fault.kind == "late":
-            self._later(fault, route, call, arguments)
+            self._later(fault, answer)
             raise fault.error()
-        response = json_response(self._handled(route, call, arguments))
-        if fault is not None and fault.kind == "half":
-            return _halved(response)
-        return response
+        return _halved(answer()) if fault is not None and fault.kind == "half" else answer()
 
     def _handled(self, route: Route, call: Call, arguments: Mapping[str, Any]) -> View:
         if route.locks:
@@ -151,13 +184,13 @@ class Application:
         with self.emulator.world.lock:
             return route.handler(call, **arguments)
 
-    def _later(self, fault: Fault, route: Route, call: Call, arguments: Mapping[str, Any]) -> None:
+    def _later(self, fault: Fault, answer: Callable[[], Response]) -> None:
         def land() -> None:
             self.emulator.world.time.wait(fault.seconds)
             if self.emulator.is_over:
                 return
             try:
-                self._handled(route, call, arguments)
+                answer()
             except (ApiError, LakebranchError) as error:
                 self.emulator.late_failures.append(str(error))
 

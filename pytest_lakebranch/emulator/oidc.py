@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from werkzeug.wrappers import Request, Response
 
-from pytest_lakebranch.emulator.http import error_response, json_response
+from pytest_lakebranch.emulator.http import Page, json_response
 from pytest_lakebranch.emulator.identities import ACCESS_SECONDS, Identity
 from pytest_lakebranch.emulator.refusals import ApiError
 
@@ -15,18 +15,20 @@ if TYPE_CHECKING:
     from pytest_lakebranch.emulator.emulator import Emulator
 
 SCOPES = ("all-apis", "postgres")
+NAMES = frozenset({"databricks_config", "oauth_authorization_server", "oidc_token", "me"})
+"""The calls, as faults, latencies and what was served name them."""
 
 
 class SignIn:
-    """The pages around the API."""
+    """The pages around the API; they raise ApiError."""
 
     def __init__(self, emulator: Emulator) -> None:
         self._emulator = emulator
         self.pages = {
-            "GET /.well-known/databricks-config": self.configuration,
-            "GET /oidc/.well-known/oauth-authorization-server": self.server,
-            "POST /oidc/v1/token": self.token,
-            "GET /api/2.0/preview/scim/v2/Me": self.me,
+            "GET /.well-known/databricks-config": Page(self.configuration, "databricks_config"),
+            "GET /oidc/.well-known/oauth-authorization-server": Page(self.server, "oauth_authorization_server"),
+            "POST /oidc/v1/token": Page(self.token, "oidc_token", _refused),
+            "GET /api/2.0/preview/scim/v2/Me": Page(self.me, "me"),
         }
 
     def configuration(self, request: Request) -> Response:
@@ -54,10 +56,7 @@ class SignIn:
 
     def token(self, request: Request) -> Response:
         """An access token by client credentials, sent as Basic authorization or in the form."""
-        try:
-            return json_response(self._granted(request))
-        except ApiError as error:
-            return json_response({"error": error.code, "error_description": error.message}, error.status)
+        return json_response(self._granted(request))
 
     def _granted(self, request: Request) -> dict[str, Any]:
         form, basic = request.form, request.authorization
@@ -80,10 +79,14 @@ class SignIn:
 
     def me(self, request: Request) -> Response:
         """Who the token belongs to."""
-        try:
-            return json_response(_user(self._emulator.world.tokens.authenticated(request.headers.get("Authorization"))))
-        except ApiError as error:
-            return error_response(error)
+        return json_response(_user(self._emulator.world.tokens.authenticated(request.headers.get("Authorization"))))
+
+
+def _refused(error: ApiError) -> Response:
+    """In OAuth's words."""
+    response = json_response({"error": error.code, "error_description": error.message}, error.status)
+    response.headers.update(error.headers)
+    return response
 
 
 def _user(identity: Identity) -> dict[str, Any]:

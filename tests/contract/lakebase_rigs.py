@@ -14,6 +14,7 @@ from emulator_rigs import Emulated
 
 from pytest_lakebranch.branches.engine import Engine
 from pytest_lakebranch.config import Settings, resolve
+from pytest_lakebranch.emulator.oidc import NAMES as SIGN_IN
 from pytest_lakebranch.ledger import Ledger
 from pytest_lakebranch.model import Endpoint
 from pytest_lakebranch.postgres.connect import connect
@@ -39,7 +40,7 @@ def ours(emulated: Emulated) -> list[str]:
 
 def calls(emulated: Emulated) -> list[str]:
     """The routes that were called, sign-in excepted."""
-    return [served.route for served in list(emulated.emulator.application.served) if not served.route.startswith("/")]
+    return [served.route for served in list(emulated.emulator.application.served) if served.route not in SIGN_IN]
 
 
 @dataclass
