@@ -15,8 +15,11 @@ import psycopg
 import pytest
 from emulator_rigs import Emulated
 from google.protobuf.duration_pb2 import Duration
-from lakebase_rigs import Cloud, calls, cloud, ended, ours
+from lakebase_rigs import Cloud, calls, cloud, ended, ours, sql
 
+from pytest_lakebranch.branches.base import Plan
+from pytest_lakebranch.branches.engine import running
+from pytest_lakebranch.branches.lease import Request
 from pytest_lakebranch.emulator.limits import Limits
 from pytest_lakebranch.errors import BranchError, CloudError
 from pytest_lakebranch.kept import Kept
@@ -227,13 +230,36 @@ def test_no_name_is_used_twice(here: Cloud) -> None:
 
 
 def test_the_limit_of_active_computes_is_learnt(new_emulator: Callable[..., Emulated], tmp_path: Path) -> None:
-    """It is a limit of branches to us: none is of use that cannot be logged in to."""
+    """It is a limit of branches to us, since none is of use that cannot be logged in to: at the deadline it is said."""
     emulated = new_emulator(limits=Limits(active_computes=1))
+    says = r"lets no more computes be active|no room .*within 2 s.*53300: branch b2 .* limit of 1 "
     with cloud(emulated, tmp_path, deadline="2s") as here:
-        here.start("b1")
-        with pytest.raises(CloudError, match=r"lets nobody in"):
+        first = here.start("b1")
+        with pytest.raises(BranchError, match=says):
             here.start("b2")
         assert here.provider._project.budget._learnt == 1
+        first.discard()
+        here.start("b3")
+    assert poll(lambda: None if ours(emulated) else True, deadline=Deadline(5)), ours(emulated)
+
+
+def test_a_spare_makes_room_for_who_waits(new_emulator: Callable[..., Emulated], tmp_path: Path) -> None:
+    """Where it holds the last compute that may be active, a fork gets a branch all the same."""
+    emulated = new_emulator(limits=Limits(active_computes=2))
+    plan = Plan((), ())
+    with cloud(emulated, tmp_path, deadline="60s") as here, running(here.engine()) as engine:
+        engine.bases.request("gw0", plan)
+        base = engine.bases.key(plan)
+        for number in range(2):
+            grant = engine.lease(Request("gw0", f"t{number}", "test", base))
+            sql(grant.endpoint, "create table written ()")
+            engine.release(grant.lease)
+        worker = engine.lease(Request("gw0", "gw0", "worker", base))
+        sql(worker.endpoint, "create table seed ()")
+        for number in range(2):
+            child = engine.lease(Request("gw0", f"c{number}", "test", base, parent=worker.lease))
+            assert sql(child.endpoint, "select count(*) from seed") == [(0,)]
+            engine.release(child.lease)
 
 
 def test_the_latest_template_is_used(here: Cloud, lakebase: Emulated, tmp_path: Path) -> None:

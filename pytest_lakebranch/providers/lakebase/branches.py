@@ -8,14 +8,16 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from pytest_lakebranch.errors import BranchError, CloudError
 from pytest_lakebranch.providers._budget import Budget
 from pytest_lakebranch.providers._rest import is_quota
 from pytest_lakebranch.providers.lakebase.api import FIRST_LOOK, LONGEST_LOOK, TTL_CAP, Api, Host
+from pytest_lakebranch.providers.lakebase.upstream import TOO_MANY
 from pytest_lakebranch.waiting import Clock, Deadline
 
+T = TypeVar("T")
 LOG = logging.getLogger("pytest_lakebranch.lakebase")
 SHORTEST_TTL = 300.0
 OPERATION_EVERY = 8
@@ -62,22 +64,30 @@ class Branches:
     _working: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(8, "lakebranch-delete"))
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def create(self, ids: Iterator[str], source: Mapping[str, Any], deadline: Deadline) -> tuple[str, Host]:
-        """A branch that is there, with its endpoint: its path and where to log in. Takes from the budget.
+    def create(
+        self,
+        ids: Iterator[str],
+        source: Callable[[], Mapping[str, Any]],
+        deadline: Deadline,
+        let_in: Callable[[str, Host], T],
+    ) -> tuple[str, Host, T]:
+        """A branch that is there: its path, where to log in, and what ``let_in`` makes of both. Takes from the budget.
 
-        Each attempt has an id of its own: what an earlier one may have left is being deleted by its name.
+        Each attempt has an id of its own: what an earlier one may have left is being deleted by its name. One for which
+        the service has no room, at the creation or at the login, is made again when there is some.
         Raises BranchError or CloudError; then it is deleted, should it be there after all.
         """
         while True:
             self.budget.take(deadline)
             branch_id = next(ids)
             try:
-                found = self._create(branch_id, source, deadline)
+                path, host = self._create(branch_id, source(), deadline)
+                found = path, host, let_in(path, host)
             except CloudError as error:
-                self._gone(branch_id, error)
+                still_taken = self._gone(branch_id, error)
                 if not _is_full(error):
                     raise
-                self.budget.believe(error.brief)
+                self.budget.believe(error.brief, useless=still_taken)
                 if deadline.passed:
                     raise
             except BaseException:
@@ -87,12 +97,15 @@ class Branches:
                 self.budget.succeeded()
                 return found
 
-    def _gone(self, branch_id: str, error: CloudError) -> None:
-        """See that nothing is left of a branch that could not be made, and give back what it took of the budget."""
+    def _gone(self, branch_id: str, error: CloudError) -> int:
+        """See that nothing is left of a branch that could not be made, and give back what it took of the budget; how
+        much of that is to be given back later.
+        """
         if error.status in REFUSED and not error.unsure and error.doing == _doing(branch_id):
             self.budget.give_back(used=False)
-        else:
-            self.delete(self.path(branch_id))
+            return 0
+        self.delete(self.path(branch_id), used=False)
+        return 1
 
     def path(self, branch_id: str) -> str:
         """A branch's full name."""
@@ -165,14 +178,14 @@ class Branches:
 
     # -- deleting
 
-    def delete(self, path: str) -> None:
-        """Delete a branch in the background, and give back what it took of the budget. Where that fails, the sweep at
-        the end tries again.
+    def delete(self, path: str, *, used: bool = True) -> None:
+        """Delete a branch in the background, and give back what it took of the budget: more than was there before, if
+        it was ``used``. Where that fails, the sweep at the end tries again.
         """
         try:
-            self._working.submit(self._delete, path).add_done_callback(_log)
+            self._working.submit(self._delete, path, used=used).add_done_callback(_log)
         except RuntimeError:  # closed: at once, then
-            self._delete(path)
+            self._delete(path, used=used)
 
     def later(self, work: Callable[..., None], *args: object) -> None:
         """Do ``work`` in the background; what goes wrong is added to ``troubles``. Raises RuntimeError when closed."""
@@ -183,11 +196,11 @@ class Branches:
         if error is not None:
             self.troubles.append(error)
 
-    def _delete(self, path: str) -> None:
+    def _delete(self, path: str, *, used: bool) -> None:
         try:
             self.api.delete(path, self._patience(self.api.patience))
         finally:
-            self.budget.give_back()
+            self.budget.give_back(used=used)
 
     def close(self) -> None:
         """Finish what was to be deleted."""
@@ -205,6 +218,9 @@ def _doing(branch_id: str) -> str:
 
 
 def _is_full(error: CloudError) -> bool:
+    """Whether there was no room: for the branch, or for its compute beside those that are active."""
+    if error.code == TOO_MANY:
+        return True
     return is_quota(error.status, error.code, error.message) and error.status in (0, 400, 403, 409, 429)
 
 

@@ -10,18 +10,16 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 from pytest_lakebranch import amounts
 from pytest_lakebranch.errors import BaseError, BranchError, CloudError, LakebranchError
 from pytest_lakebranch.model import ForkPoint, ProviderFacts
-from pytest_lakebranch.postgres.login import LoggedIn, LoginRefusedError
 from pytest_lakebranch.providers.base import Compute
 from pytest_lakebranch.providers.lakebase import template
-from pytest_lakebranch.providers.lakebase.api import View
+from pytest_lakebranch.providers.lakebase.api import Host, View
 from pytest_lakebranch.providers.lakebase.branches import Branches
 from pytest_lakebranch.providers.lakebase.compute import LakebaseCompute
 from pytest_lakebranch.providers.lakebase.family import Family
@@ -29,13 +27,17 @@ from pytest_lakebranch.providers.lakebase.names import Name, is_past
 from pytest_lakebranch.providers.lakebase.project import Project
 from pytest_lakebranch.providers.lakebase.template import Templates
 from pytest_lakebranch.providers.lakebase.upkeep import Upkeep
-from pytest_lakebranch.providers.lakebase.upstream import LATER_PATIENCE, TOO_MANY, Door
+from pytest_lakebranch.providers.lakebase.upstream import AT_FIRST, LATER_PATIENCE, NOT_YET, TOO_MANY, Door
 from pytest_lakebranch.waiting import Clock, Deadline
 
 LOG = logging.getLogger("pytest_lakebranch.lakebase")
 FORMAT = 1
 LIFE = 86400.0
 """Seconds until the death date of what a run makes: no run takes longer, and a kept template is never older."""
+NO_COMPUTE = (
+    "The project lets no more computes be active: run fewer workers, set lakebranch_branches to what it allows, or "
+    "delete branches (`lakebranch reap`)."
+)
 AT = "@"
 LSN = re.compile(r"[0-9A-Fa-f]{1,8}/[0-9A-Fa-f]{1,8}")
 
@@ -188,9 +190,13 @@ class LakebaseProvider:
         ids = (str(Name(self._project.owner, self._project.run, tag, self._dies)) for tag in tags)
         with self._family.counted(path):
             self._check_not_over()
-            made, host = self._branches.create(ids, self._source(path, moment, at), deadline)
+            made, host, compute = self._branches.create(
+                ids,
+                lambda: self._source(path, moment, at),
+                deadline,
+                lambda made, host: self._open(name, made, host, deadline),
+            )
             with self._deleted_on_failure(made):
-                compute = self._open(name, made, host.host, host.endpoint, deadline)
                 self._register(compute, path)
         if not host.is_small:
             self._branches.later(self._make_small, made, host.endpoint)
@@ -216,20 +222,21 @@ class LakebaseProvider:
             self._branches.delete(path)
             raise
 
-    def _open(self, name: str, path: str, host: str, endpoint: str, deadline: Deadline) -> LakebaseCompute:
+    def _open(self, name: str, path: str, host: Host, deadline: Deadline) -> LakebaseCompute:
         """Wait until a login succeeds."""
         import psycopg
 
         project = self._project
-        door = _Admission(
-            host,
+        door = Door(
+            host.host,
             self._settings.endpoint_port,
             project.identity,
-            lambda until: project.api.credential(endpoint, until),
+            lambda until: project.api.credential(host.endpoint, until),
             authorities=project.authorities,
             stands_for=project.stands_for,
             clock=Clock(now=self._wall),
             patience=deadline.left,
+            passing=AT_FIRST,
         )
         sockets = self._sockets / f"c{next(self._numbers)}"
         compute = LakebaseCompute(self, name, path, door, sockets, project.user, project.database, now=self._wall)
@@ -237,17 +244,11 @@ class LakebaseProvider:
             compute.open_control()
         except psycopg.Error as error:
             compute.close()
-            said = str(error).strip().splitlines()[-1]
-            if door.refused == TOO_MANY:  # no more computes may be active: there is no room for more branches either
-                project.budget.believe(said, useless=1)
-            raise CloudError(
-                f"branch {name} ({path}) lets nobody in after {deadline.seconds - deadline.left:.0f} s: {said}",
-                hint=f"Does role {project.identity!r} exist in the source branch? Who made the project has one.",
-            ) from error
+            raise _kept_out(compute, deadline, str(error).strip().splitlines()[-1]) from error
         except BaseException:
             compute.close()
             raise
-        door.patience = min(door.patience, LATER_PATIENCE)
+        door.patience, door.passing = min(door.patience, LATER_PATIENCE), NOT_YET
         return compute
 
     def _register(self, compute: LakebaseCompute, parent: str) -> None:
@@ -354,19 +355,17 @@ class LakebaseProvider:
         return not kept and not self._family.is_left(view["name"])
 
 
-@dataclass(slots=True)
-class _Admission(Door):
-    """A Door that remembers with which SQLSTATE the last login was refused."""
-
-    refused: str = ""
-
-    def log_in(self, asked: Mapping[str, str]) -> LoggedIn:
-        """See Upstream."""
-        try:
-            return Door.log_in(self, asked)
-        except LoginRefusedError as error:
-            self.refused = error.sqlstate
-            raise
+def _kept_out(compute: LakebaseCompute, deadline: Deadline, said: str) -> CloudError:
+    """The error of a branch that cannot be logged in to."""
+    door = compute.door
+    full = door.refused == TOO_MANY
+    return CloudError(
+        f"branch {compute.name} ({compute.path}) lets nobody in after {deadline.seconds - deadline.left:.0f} s: {said}",
+        code=TOO_MANY if full else "",
+        hint=NO_COMPUTE
+        if full
+        else f"Does role {door.identity!r} exist in the source branch? Who made the project has one.",
+    )
 
 
 def _attempts(name: str) -> Iterator[str]:

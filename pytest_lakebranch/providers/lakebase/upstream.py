@@ -25,7 +25,11 @@ LATER_PATIENCE = 20.0
 """Seconds for a login once the endpoint has let us in before: it may have been suspended meanwhile."""
 TOO_MANY = "53300"
 NOT_YET = frozenset({"57P03", "28P01", "28000", "08004", "08006", TOO_MANY})
-"""SQLSTATEs of refusals that pass: starting up, not known yet, a token that is not accepted (any more), no room."""
+"""SQLSTATEs of refusals that pass: starting up, not known yet, a token that is not accepted (any more), no room for
+another active compute.
+"""
+AT_FIRST = NOT_YET - {TOO_MANY}
+"""At a new branch: nobody waits for room there who could give some back."""
 KEPT_FOR = 3000.0
 """Seconds during which a credential, good for an hour, is used again."""
 LIVELINESS = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 30_000}
@@ -53,6 +57,7 @@ class Door:
     ``stands_for`` are roles and databases that are asked for under another name: the application's URL is made before
     anything is known of the project. ``always`` are parameters of every session.
     ``mint`` fetches a credential; ``is_broken`` says that the server crashed, and a branch is not used after that.
+    ``passing`` are the SQLSTATEs that are waited out, ``refused`` the one with which the last login was refused.
     """
 
     host: str
@@ -64,7 +69,9 @@ class Door:
     always: Mapping[str, str] = field(default_factory=dict)
     clock: Clock = field(default_factory=Clock)
     patience: float = LATER_PATIENCE
+    passing: frozenset[str] = NOT_YET
     is_broken: Callable[[], bool] = field(default=lambda: False)
+    refused: str = ""
     _token: str = field(default="", repr=False)
     _until: float = 0.0
     _context: ssl.SSLContext | None = field(default=None, repr=False)
@@ -86,14 +93,15 @@ class Door:
 
     def log_in(self, asked: Mapping[str, str]) -> LoggedIn:
         """See Upstream. What passes is tried again, each time with a fresh credential."""
-        deadline, pause = Deadline(self.patience, self.clock), FIRST_PAUSE
+        deadline, pause, self.refused = Deadline(self.patience, self.clock), FIRST_PAUSE, ""
         wanted = self._translated(asked)
         self._trusted()  # a file of certificates that cannot be read does not become readable
         while True:
             try:
                 return self._unbroken(log_in(self.open(), wanted, lambda: self.credential(deadline)))
             except LoginRefusedError as error:
-                if error.sqlstate not in NOT_YET or deadline.left <= pause:
+                self.refused = error.sqlstate
+                if error.sqlstate not in self.passing or deadline.left <= pause:
                     raise
                 self._forget()
             except OSError as error:  # no name yet, no way, no answer: it is being started, moved or suspended
