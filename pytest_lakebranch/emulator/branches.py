@@ -257,22 +257,24 @@ class Branches:
         protected = given.get("is_protected", branch.protected)
         chosen = any(name in given for name in EXPIRATION)
         expires = self.expiration(given, self._world.time.now()) if chosen else branch.expires
-        if expires is not None and (branch.is_default or branch.children):
-            what = "the default branch" if branch.is_default else "a branch with children"
-            raise bad_request(f"Cannot set an expiration time on {what}.")
-        _check_expiring(expires, protected=protected)
-        others = self._protected(branch.project) - branch.protected
-        if protected and others >= self._world.limits.protected_branches:
-            raise over_quota(
-                f"The project has reached its limit of {self._world.limits.protected_branches} protected branches."
-            )
+        self._check_change(branch, expires, protected=protected)
 
         def commit() -> View:
+            self._check_change(branch, expires, protected=protected)  # children may have come meanwhile
             branch.protected, branch.expires = protected, expires
             branch.updated = self._world.time.now()
             return views.branch(branch)
 
         return self._world.change(call, branch, branch.name, "Branch", Change(commit=commit))
+
+    def _check_change(self, branch: Branch, expires: float | None, *, protected: bool) -> None:
+        if expires is not None and (branch.is_default or branch.children):
+            what = "the default branch" if branch.is_default else "a branch with children"
+            raise bad_request(f"Cannot set an expiration time on {what}.")
+        _check_expiring(expires, protected=protected)
+        limit, others = self._world.limits.protected_branches, self._protected(branch.project) - branch.protected
+        if protected and others >= limit:
+            raise over_quota(f"The project has reached its limit of {limit} protected branches.")
 
     # -- deleting
 
@@ -281,23 +283,21 @@ class Branches:
         world, purge = self._world, call.flag("purge")
         found = world.branch(project, branch, deleted=purge)
         self._check_deletable(found)
-        if purge:
-            return world.change(
-                call,
-                found,
-                found.name,
-                "Branch",
-                Change(run=lambda: self.dispose(found), commit=lambda: self._forget(found)),
-            )
 
         def commit() -> None:
             now = world.time.now()
-            found.state, found.state_changed, found.deleted = "DELETED", now, now
+            found.state, found.state_changed, found.deleted, found.pending = "DELETED", now, now, None
             found.purge = now + world.limits.kept_after_delete
 
-        return world.change(
-            call, found, found.name, "Branch", Change(run=lambda: self.put_to_rest([found]), commit=commit)
-        )
+        def undo() -> None:
+            found.pending = None
+
+        change = Change(run=lambda: self.put_to_rest([found]), commit=commit, undo=undo)
+        if purge:
+            change = Change(run=lambda: self.dispose(found), commit=lambda: self._forget(found), undo=undo)
+        view = world.change(call, found, found.name, "Branch", change)
+        found.pending = "DELETED"  # nothing is forked from it any more
+        return view
 
     def _check_deletable(self, branch: Branch) -> None:
         if branch.protected:

@@ -159,14 +159,22 @@ class Endpoints:
                 if branch.has_store and branch.store.runs and branch.pending is None and not branch.busy
             ]
         for endpoint in awake:
-            if _is_idle(endpoint, now):
-                self._suspend(endpoint)
+            if _is_idle(endpoint, now) and self._falls_asleep(endpoint, now):
+                _rest(endpoint.branch)
         for branch in asleep:  # what the API did by SQL has woken it
-            branch.store.suspend_unless(lambda branch=branch: _is_awake(branch))  # type: ignore[misc]
+            _rest(branch)
+
+    def _falls_asleep(self, endpoint: Endpoint, now: float) -> bool:
+        """Mark as asleep what nobody has woken since it was looked at; who comes now finds it so, and wakes it."""
+        with self._world.lock:
+            if endpoint.state != "ACTIVE" or endpoint.branch.busy or not _is_due(endpoint, now):
+                return False
+            endpoint.state = "IDLE"
+            return True
 
     def _suspend(self, endpoint: Endpoint) -> None:
         endpoint.state = "IDLE"
-        endpoint.branch.store.suspend_unless(lambda: _is_awake(endpoint.branch))
+        _rest(endpoint.branch)
 
     # -- calls
 
@@ -275,9 +283,17 @@ def _is_awake(branch: Branch) -> bool:
     return branch.busy or any("ACTIVE" in (each.state, each.pending) for each in branch.endpoints.values())
 
 
-def _is_idle(endpoint: Endpoint, now: float) -> bool:
+def _rest(branch: Branch) -> None:
+    branch.store.suspend_unless(lambda: _is_awake(branch))
+
+
+def _is_due(endpoint: Endpoint, now: float) -> bool:
     timeout = endpoint.sizing.suspend
-    if timeout is None or now - endpoint.last_active < timeout:
+    return timeout is not None and now - endpoint.last_active >= timeout
+
+
+def _is_idle(endpoint: Endpoint, now: float) -> bool:
+    if not _is_due(endpoint, now):
         return False
     if endpoint.branch.store.is_busy():
         endpoint.last_active = now

@@ -1,4 +1,4 @@
-"""Faults on purpose, as the official client bears them; and what latencies, limits and the clock do."""
+"""Faults on purpose, as the official client bears them; and what latencies do."""
 
 from __future__ import annotations
 
@@ -11,13 +11,11 @@ import psycopg
 import pytest
 from databricks.sdk import errors
 from databricks.sdk.service.postgres import Branch, BranchSpec
-from emulator_rigs import Emulated, emulated
+from emulator_rigs import Emulated
 from google.protobuf.duration_pb2 import Duration
 
 from pytest_lakebranch.emulator.addresses import Addresses
 from pytest_lakebranch.emulator.clock import WorldTime
-from pytest_lakebranch.emulator.emulator import Options
-from pytest_lakebranch.emulator.limits import Limits
 from pytest_lakebranch.emulator.operations import Operations, Work
 from pytest_lakebranch.errors import BranchError, MachineError
 from pytest_lakebranch.waiting import Clock, Deadline, poll
@@ -266,84 +264,6 @@ def test_what_is_removed_has_no_past(lakebase: Emulated) -> None:
     assert store.moments == []
     with pytest.raises(BranchError, match="is deleted"):
         store.present(lakebase.emulator.world.time.now())
-
-
-@pytest.fixture(scope="module")
-def moving(emulator_home: Any) -> Any:
-    """An emulator whose clock tests may move."""
-    with emulated(emulator_home, Options(limits=Limits(active_computes=2, branches=6, unarchived_branches=5))) as made:
-        yield made
-
-
-def test_time_passes(moving: Emulated) -> None:
-    """An hour later tokens are expired, for logins and for the API, and connections that stand go on."""
-    branch = moving.branch().name
-    principal = moving.client(1)
-    assert principal.postgres.get_branch(branch).name == branch
-    stale = principal.config.authenticate()
-    token = moving.token(branch)
-    with moving.connect(branch, password=token) as connection:
-        assert moving.control("POST", "clock", {"advance": "3601s"}).status_code == 200
-        assert connection.execute("select 1").fetchone() == (1,)
-    with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
-        moving.connect(branch, password=token)
-    answer = httpx.get(f"{moving.url}/api/2.0/postgres/projects", headers=stale)
-    assert (answer.status_code, answer.json()["message"]) == (401, "Token is expired.")
-    assert moving.count(branch) == 10
-    moving.done(moving.w.postgres.delete_branch(branch, purge=True))
-
-
-def test_idle_computes_are_suspended(moving: Emulated) -> None:
-    """After their timeout, unless a transaction is open; the one of the default branch too."""
-    branch = moving.branch().name
-    with moving.connect(branch, autocommit=False) as connection:
-        connection.execute("select 1")
-        moving.control("POST", "clock", {"advance": "90000s"})
-        assert moving.state(branch) == "ACTIVE"
-        assert moving.state(moving.production) == "IDLE"
-        connection.rollback()
-        moving.control("POST", "clock", {"advance": "90000s"})
-        assert moving.state(branch) == "IDLE"
-        with pytest.raises(psycopg.OperationalError):
-            connection.execute("select 1")
-    assert moving.count(branch) == 10
-    assert moving.count(moving.production) == 10
-    moving.done(moving.w.postgres.delete_branch(branch, purge=True))
-
-
-def test_branches_expire_and_are_purged(moving: Emulated) -> None:
-    """At their time, not before; a softly deleted one after a week."""
-    soon = moving.branch(ttl=Duration(seconds=600)).name
-    soft = moving.branch().name
-    moving.done(moving.w.postgres.delete_branch(soft))
-    moving.control("POST", "clock", {"advance": "590s"})
-    assert moving.count(soon) == 10
-    moving.control("POST", "clock", {"advance": "11s"})
-    with pytest.raises(errors.NotFound):
-        moving.w.postgres.get_branch(soon)
-    assert moving.w.postgres.get_branch(soft).status.current_state.value == "DELETED"
-    with pytest.raises(errors.AlreadyExists):
-        moving.branch(name=soft.split("/")[-1])
-    moving.control("POST", "clock", {"advance": "604800s"})
-    with pytest.raises(errors.NotFound):
-        moving.w.postgres.get_branch(soft)
-
-
-def test_computes_are_limited(moving: Emulated) -> None:
-    """Beyond the limit a compute stays suspended and refuses logins, until another sleeps; the default's is free."""
-    first, second, third = (moving.branch().name for _ in range(3))
-    assert [moving.state(each) for each in (first, second, third)] == ["ACTIVE", "ACTIVE", "IDLE"]
-    with pytest.raises(psycopg.OperationalError, match="limit of 2 concurrently active computes"):
-        moving.connect(third)
-    assert moving.count(moving.production) == 10
-    moving.control("POST", "suspend", {"branch": first})
-    assert moving.count(third) == 10
-    fourth = moving.branch().name
-    with pytest.raises(errors.BadRequest, match="limit of 5 unarchived branches") as caught:
-        moving.branch()
-    assert caught.value.error_code == "QUOTA_EXCEEDED"
-    for each in (first, second, third, fourth):
-        moving.done(moving.w.postgres.delete_branch(each, purge=True))
 
 
 def test_in_process_without_a_port(lakebase: Emulated) -> None:
