@@ -27,21 +27,10 @@ _NAMES = (
 )
 _STOPS_WRITES = "ShareLock"
 """The weakest mode in which nobody else can write."""
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """A table as it was before the migration.
-
-    ``rows`` is PostgreSQL's estimate, ``size`` in bytes with its indexes, ``columns`` their numbers (attnum).
-    """
-
-    oid: int
-    name: str
-    filenode: int
-    rows: int
-    size: int
-    columns: frozenset[int] = frozenset()
+TRUNCATED = "TRUNCATE"
+REFRESHED = "REFRESH MATERIALIZED VIEW"
+MAINTAINED = "CLUSTER, VACUUM FULL or SET TABLESPACE"
+"""Reasons for other files of a table that PostgreSQL tells no event trigger."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +64,7 @@ class Lock:
 
 @dataclass(frozen=True, slots=True)
 class Rewrite:
-    """A table whose rows were all written again. ``size`` is in bytes, before."""
+    """A table whose rows were all written again, or removed by TRUNCATE. ``size`` is in bytes, before."""
 
     table: str
     reason: str
@@ -88,29 +77,35 @@ class Rewrite:
 
 @dataclass(frozen=True, slots=True)
 class IndexMade:
-    """An index of a table that was there before; ``alone``: made while nobody could write."""
+    """An index of a table that was there before; ``alone``: made while nobody could write; ``again``: by REINDEX."""
 
     name: str
     table: str
     alone: bool
     rows: int
+    again: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class RequiredColumn:
-    """A column that was added NOT NULL without a default, in one statement."""
+    """A column that every INSERT must give a value in the end, and needed none before.
+
+    It may not be NULL and has no default, in a table that was there before; ``added``: the column was not.
+    """
 
     table: str
     name: str
     rows: int
+    added: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Observation:
     """Everything that was measured of one migration. ``duration`` is in seconds.
 
-    ``wal_bytes`` is what the server wrote to its log; ``statements`` are those that change the schema, in order, each
-    as the client sent it.
+    ``wal_bytes`` is what the server wrote to its log, without images of whole pages: ``full_page_writes`` is off on
+    branches, where a production server adds up to 8 kB for each page that it touches first after a checkpoint.
+    ``statements`` are those that change the schema, in order, each as the client sent it.
     """
 
     duration: float = 0.0

@@ -27,13 +27,7 @@ SET search_path = pg_catalog AS $$ BEGIN
         'locks', {SCHEMA}.locks(),
         'indexes', (SELECT jsonb_agg(jsonb_build_array(i.indexrelid::regclass, i.indrelid::bigint))
             FROM pg_event_trigger_ddl_commands() c JOIN pg_index i ON i.indexrelid = c.objid
-            WHERE c.classid = 'pg_class'::regclass AND tg_tag = 'CREATE INDEX'),
-        'columns', (SELECT jsonb_agg(DISTINCT jsonb_build_array(a.attrelid::bigint, a.attnum, a.attname,
-                a.attnotnull AND NOT a.atthasdef AND a.attidentity = '' AND NOT EXISTS (
-                    SELECT FROM pg_type t WHERE t.oid = a.atttypid AND t.typdefault IS NOT NULL)))
-            FROM pg_event_trigger_ddl_commands() c JOIN pg_attribute a ON a.attrelid = c.objid
-            WHERE c.classid = 'pg_class'::regclass AND tg_tag = 'ALTER TABLE' AND a.attnum > 0
-            AND NOT a.attisdropped AND a.attinhcount = 0));
+            WHERE c.classid = 'pg_class'::regclass AND tg_tag = 'CREATE INDEX'));
 END $$;
 CREATE FUNCTION {SCHEMA}.rewritten() RETURNS event_trigger LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog AS $$ BEGIN

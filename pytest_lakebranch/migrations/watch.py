@@ -12,28 +12,20 @@ from typing import Any
 from pytest_lakebranch.errors import BaseError
 from pytest_lakebranch.migrations import triggers
 from pytest_lakebranch.migrations.holds import Key, Sample, Sighting, longest
-from pytest_lakebranch.migrations.observation import MODES, IndexMade, Lock, Observation, RequiredColumn, Rewrite, Table
+from pytest_lakebranch.migrations.observation import MODES, IndexMade, Lock, Observation
+from pytest_lakebranch.migrations.tables import Table, Tables
 from pytest_lakebranch.model import Endpoint
 from pytest_lakebranch.postgres.connect import connect
 
 PERIOD = 0.001
 """Seconds between two looks at the locks."""
-_USERS = "n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast')"
-_TABLES = f"""
-SELECT c.oid::bigint, format('%I.%I', n.nspname, c.relname), pg_relation_filenode(c.oid)::bigint,
-    greatest(c.reltuples, 0)::bigint, CASE WHEN c.relkind IN ('r', 'm') THEN pg_total_relation_size(c.oid) ELSE 0 END,
-    ARRAY(SELECT a.attnum FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped)
-FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-WHERE c.relkind IN ('r', 'p', 'm') AND {_USERS}
-"""  # noqa: S608  (a constant)
-_FILES = "SELECT oid::bigint, pg_relation_filenode(oid)::bigint FROM pg_class WHERE oid = ANY(%s)"
 _HELD = """
 SELECT extract(epoch FROM clock_timestamp())::float8, pid, relation::bigint, mode FROM pg_locks
 WHERE locktype = 'relation' AND granted AND relation >= 16384 AND pid <> pg_backend_pid()
 """
 _LSN = "SELECT pg_current_wal_insert_lsn()"
-_WRITTEN = "SELECT pg_wal_lsn_diff(pg_current_wal_insert_lsn(), %s)::bigint"
 _NOW = "SELECT extract(epoch FROM clock_timestamp())::float8"
+_END = "SELECT pg_wal_lsn_diff(pg_current_wal_insert_lsn(), %s)::bigint, extract(epoch FROM clock_timestamp())::float8"
 
 
 @dataclass(slots=True)
@@ -91,19 +83,19 @@ def watching(admin: Endpoint, watch: Watch) -> Iterator[None]:
 
     with closing(connect(admin, autocommit=True)) as connection:
         connection.execute(triggers.INSTALL)
-        tables = _tables(connection)
+        tables = Tables.seen(connection)
         sampler = Sampler(admin)
-        before = connection.execute(_LSN).fetchone()
+        lsn = connection.execute(_LSN).fetchone()
         began = time.monotonic()
         try:
             with sampler.looking():
                 yield
         except BaseException:
             with suppress(psycopg.Error):  # the server may be gone, which is what the block raised
-                watch.observation = _collected(connection, tables, sampler, time.monotonic() - began, before)
+                watch.observation = _collected(connection, tables, sampler, time.monotonic() - began, lsn)
             raise
         try:
-            watch.observation = _collected(connection, tables, sampler, time.monotonic() - began, before)
+            watch.observation = _collected(connection, tables, sampler, time.monotonic() - began, lsn)
         except psycopg.Error as error:
             raise _unmeasured(error) from error
         if sampler.failed is not None:
@@ -114,27 +106,18 @@ def _unmeasured(error: Exception) -> BaseError:
     return BaseError(f"what the migration did to the branch cannot be measured: {str(error).strip()}")
 
 
-def _tables(connection: Any) -> dict[int, Table]:
-    rows = connection.execute(_TABLES).fetchall()
-    found = [Table(oid, name, file, count, size, frozenset(columns)) for oid, name, file, count, size, columns in rows]
-    return {table.oid: table for table in found if not table.name.startswith(f"{triggers.SCHEMA}.")}
-
-
-def _collected(
-    connection: Any, tables: Mapping[int, Table], sampler: Sampler, duration: float, before: Any
-) -> Observation:
-    written = connection.execute(_WRITTEN, before).fetchone()[0]
+def _collected(connection: Any, before: Tables, sampler: Sampler, duration: float, lsn: Any) -> Observation:
+    written, end = connection.execute(_END, lsn).fetchone()  # first: what follows takes its time
     notes = [_Note(*row) for row in connection.execute(triggers.NOTES)]
-    end = connection.execute(_NOW).fetchone()[0]
-    files = dict(connection.execute(_FILES, [list(tables)]).fetchall())
     ended = [note for note in notes if note.event == "ddl_command_end"]
+    rewrites = tuple(before.rewritten(connection, _reasons(notes)))
     observation = Observation(
         duration,
         written,
-        tuple(_locks(longest(sampler.samples, _sightings(notes), end), tables)),
-        tuple(_rewrites(notes, tables, files)),
-        tuple(_indexes(ended, tables)),
-        tuple(_required(ended, tables)),
+        tuple(_locks(longest(sampler.samples, _sightings(notes), end), before.tables)),
+        rewrites,
+        (*_indexes(ended, before.tables), *before.rebuilt(connection, rewrites)),
+        tuple(before.newly_required(connection)),
         tuple(_statements(ended)),
     )
     connection.execute(triggers.REMOVE)
@@ -175,18 +158,15 @@ def _locks(held: Mapping[Key, float], tables: Mapping[int, Table]) -> list[Lock]
     return [Lock(tables[oid].name, MODES[mode], seconds, tables[oid].rows) for oid, (mode, seconds) in ordered]
 
 
-def _rewrites(notes: Sequence[_Note], tables: Mapping[int, Table], files: Mapping[int, int]) -> Iterator[Rewrite]:
-    told: set[int] = set()
+def _reasons(notes: Sequence[_Note]) -> dict[int, str]:
+    """Why tables were rewritten, as far as an event trigger was told; the first reason of each counts."""
+    found: dict[int, str] = {}
     for note in notes:
-        oid: int = note.facts.get("table", 0)
-        if oid in tables and oid not in told:
-            told.add(oid)
+        if "reason" in note.facts:
             bits = note.facts["reason"]
             reason = ", ".join(text for bit, text in triggers.REWRITE_REASONS.items() if bits & bit)
-            yield Rewrite(tables[oid].name, reason, tables[oid].rows, tables[oid].size)
-    for oid, table in tables.items():  # those commands fire no event trigger
-        if oid not in told and files.get(oid, table.filenode) != table.filenode and table.size:
-            yield Rewrite(table.name, "CLUSTER, VACUUM FULL, REFRESH or TRUNCATE", table.rows, table.size)
+            found.setdefault(note.facts["table"], reason)
+    return found
 
 
 def _indexes(ended: Sequence[_Note], tables: Mapping[int, Table]) -> Iterator[IndexMade]:
@@ -195,17 +175,6 @@ def _indexes(ended: Sequence[_Note], tables: Mapping[int, Table]) -> Iterator[In
             if oid in tables:
                 alone = (oid, "ShareLock") in note.locks
                 yield IndexMade(name, tables[oid].name, alone, tables[oid].rows)
-
-
-def _required(ended: Sequence[_Note], tables: Mapping[int, Table]) -> Iterator[RequiredColumn]:
-    """Columns that are required when they are seen first, of tables that were there before."""
-    known = {oid: set(table.columns) for oid, table in tables.items()}
-    for note in ended:
-        for oid, number, name, required in note.facts.get("columns") or ():
-            if oid in tables and number not in known[oid]:
-                known[oid].add(number)
-                if required:
-                    yield RequiredColumn(tables[oid].name, name, tables[oid].rows)
 
 
 def _statements(ended: Sequence[_Note]) -> list[str]:
