@@ -13,6 +13,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from pytest_lakebranch.emulator.emulator import USER
+from pytest_lakebranch.emulator.oidc import NAMES as SIGN_IN
 
 pytest_plugins = ["emulator_fixtures"]
 pytestmark = pytest.mark.usefixtures("tidy")
@@ -77,11 +78,11 @@ def test_service_principals_sign_in_with_client_credentials(lakebase: Emulated) 
 
 
 def test_every_call_of_the_client_has_a_route(lakebase: Emulated) -> None:
-    """The routes are the SDK's methods on these resources, and the one that later SDKs have."""
+    """The routes are the SDK's methods on these resources, the one that later SDKs have, and those of signing in."""
     others = ("catalog", "synced_table", "data_api", "cdf", "snapshot_schedule")
     methods = {name for name in vars(postgres.PostgresAPI) if not name.startswith("_")}
     wanted = {name for name in methods if not any(other in name for other in others)}
-    assert lakebase.emulator.faults.routes == wanted | {"reveal_role_password"}
+    assert lakebase.emulator.faults.routes == wanted | {"reveal_role_password"} | SIGN_IN
 
 
 def test_a_new_branch_has_an_endpoint_that_runs(lakebase: Emulated) -> None:
