@@ -117,6 +117,7 @@ TABLE: tuple[Row, ...] = (
         "RULE",
     ),
     Row("source", "text", "in the cloud: what all branches are forked from, projects/NAME[/branches/NAME]", "", "PATH"),
+    Row("owner", "text", "in the cloud: on whose behalf branches are made, such as pr-17; in their names", "", "NAME"),
     Row("branches", "number", "in the cloud: how many branches, each with a compute, a run may have", 20, "N"),
     Row("requests", "number", "in the cloud: how many requests a minute; 0 is without limit", 0, "N"),
     Row("deadline", "text", "in the cloud: how long to wait for a branch before that is an error", "5m", "SPAN"),
@@ -166,6 +167,7 @@ class Settings(NamedTuple):
     schema_diff_from: str
     cache_size: str
     source: str
+    owner: str
     branches: int
     requests: int
     deadline: str

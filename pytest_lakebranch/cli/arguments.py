@@ -35,6 +35,13 @@ def provider(made: argparse.ArgumentParser) -> None:
     )
 
 
+def owner(text: str) -> str:
+    """Whose branches are meant; a variable that is empty by mistake means nobody's."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("it is empty")
+    return text.strip()
+
+
 def size(text: str) -> int:
     """Bytes from a size such as ``500M`` or ``2G``."""
     return _said(amounts.size, text)

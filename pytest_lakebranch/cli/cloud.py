@@ -19,11 +19,14 @@ if TYPE_CHECKING:
 
 
 def reap(parsed: Namespace) -> int:
-    """Delete, or name, what dead runs left in the project."""
+    """Delete, or name, what dead runs left in the project; with an owner, all that it has there."""
     from pytest_lakebranch.cli.project import state
     from pytest_lakebranch.host.choice import reap_cloud
 
-    found = reap_cloud(_settings(parsed), state(parsed), dry_run=parsed.dry_run)
+    settings = _settings(parsed)
+    if parsed.owner is not None:
+        settings = settings._replace(owner=parsed.owner)
+    found = reap_cloud(settings, state(parsed), dry_run=parsed.dry_run, owned=parsed.owner is not None)
     word = "would delete" if parsed.dry_run else "deleted"
     lines = [f"{word} {path}" for path in found] or ["nothing was left behind"]
     output.show(parsed, {"dry_run": parsed.dry_run, "branches": found}, lines)
@@ -42,7 +45,7 @@ def list_branches(parsed: Namespace) -> int:
 
 
 def _fact(view: dict[str, Any], project: Project) -> dict[str, Any] | None:
-    from pytest_lakebranch.providers.lakebase.names import parse
+    from pytest_lakebranch.providers.lakebase.names import is_same, parse
 
     status, path = view.get("status") or {}, str(view.get("name", ""))
     name = parse(path.rpartition("/")[2])
@@ -52,7 +55,7 @@ def _fact(view: dict[str, Any], project: Project) -> dict[str, Any] | None:
     return {
         "branch": path.rpartition("/")[2],
         "tag": name.word,
-        "owner": f"{name.owner} (we)" if name.owner == project.owner else name.owner,
+        "owner": f"{name.owner} (we)" if is_same(name.owner, project.owner) else name.owner,
         "run": name.run,
         "state": status.get("current_state"),
         "expires": expires,

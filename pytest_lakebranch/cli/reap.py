@@ -5,6 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 
 from pytest_lakebranch.cli import arguments, output
+from pytest_lakebranch.errors import ConfigError
 
 
 def declare(commands: arguments.Commands) -> None:
@@ -12,6 +13,12 @@ def declare(commands: arguments.Commands) -> None:
     made = arguments.command(commands, "reap", "delete what dead runs left, and kept branches whose time is over")
     made.add_argument("--kept", action="store_true", help="delete all kept branches, also before their time")
     made.add_argument("--dry-run", action="store_true", help="say what would be deleted, and delete nothing")
+    made.add_argument(
+        "--owner",
+        type=arguments.owner,
+        metavar="NAME",
+        help="in the cloud: delete all that was made on behalf of NAME (lakebranch_owner), also by runs elsewhere",
+    )
     arguments.provider(made)
     made.set_defaults(act=run)
 
@@ -22,6 +29,8 @@ def run(parsed: Namespace) -> int:
         from pytest_lakebranch.cli import cloud
 
         return cloud.reap(parsed)
+    if parsed.owner is not None:
+        raise ConfigError("--owner is of branches in the cloud: give --provider lakebase as well.")
     from pytest_lakebranch.branches.reaper import Reaped, dead_runs, reap
     from pytest_lakebranch.cli.project import state
     from pytest_lakebranch.kept import over

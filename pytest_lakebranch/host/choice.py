@@ -46,16 +46,17 @@ def programs(settings: Settings) -> str:
         return ""
 
 
-def reap_cloud(settings: Settings, state: State, *, dry_run: bool = False) -> list[str]:
+def reap_cloud(settings: Settings, state: State, *, dry_run: bool = False, owned: bool = False) -> list[str]:
     """Delete the branches that dead runs of this machine left in the project of the settings; their paths.
 
-    Those of runs on other machines go when they expire, or after their death date. Raises LakebranchError.
+    Those of runs on other machines go when they expire, or after their death date; with ``owned`` now, if they are of
+    the owner of the settings. Raises LakebranchError.
     """
     from pytest_lakebranch.providers.lakebase.project import open_project
     from pytest_lakebranch.providers.lakebase.reaper import reap
 
     project = open_project(settings, f"reaper {os.getpid()}")
     try:
-        return reap(project, state, dry_run=dry_run)
+        return reap(project, state, dry_run=dry_run, owned=owned)
     finally:
         project.close()

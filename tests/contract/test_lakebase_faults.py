@@ -21,7 +21,7 @@ from pytest_lakebranch.model import ForkPoint
 from pytest_lakebranch.providers.lakebase.names import Name, owner_of
 from pytest_lakebranch.providers.lakebase.project import open_project
 from pytest_lakebranch.providers.lakebase.reaper import reap
-from pytest_lakebranch.state import CLOUD_RECORD, State
+from pytest_lakebranch.state import ALIVE, CLOUD_RECORD, State, locked_if_free
 from pytest_lakebranch.waiting import Deadline, poll
 
 pytest_plugins = ["emulator_fixtures"]
@@ -193,6 +193,29 @@ def test_the_reaper_takes_what_is_ours_and_dead(lakebase: Emulated, tmp_path: Pa
             for name, gone in names.items():
                 if not gone:
                     lakebase.w.postgres.delete_branch(f"{lakebase.project}/branches/{name}", purge=True).wait()
+
+
+def test_the_reaper_takes_all_of_an_owner(lakebase: Emulated, tmp_path: Path) -> None:
+    """Wherever it was made, but what a run has that lives on this machine; and nothing on another behalf."""
+    state = State(tmp_path / "home").ensure()
+    with cloud(lakebase, tmp_path, run="reaper", owner="pr-17") as here:
+        project, soon = here.provider._project, time.time() + 86400
+        gone, lives = (str(Name(project.owner, digit * 8, "b1", soon)) for digit in "01")
+        other = str(Name(owner_of(project.identity, "pr-18"), "0" * 8, "b1", soon))
+        directory = state.runs / "living"
+        directory.mkdir()
+        (directory / ALIVE).touch()
+        record = {"host": project.api.client.host, "project": project.api.project, "run": "1" * 8}
+        (directory / CLOUD_RECORD).write_text(json.dumps(record))
+        for name in (gone, lives, other):
+            lakebase.branch(name=name)
+        try:
+            with locked_if_free(directory / ALIVE):
+                found = reap(project, state, owned=True)
+            assert found == [f"{project.api.project}/branches/{gone}"]
+        finally:
+            for name in (lives, other):
+                lakebase.w.postgres.delete_branch(f"{lakebase.project}/branches/{name}", purge=True).wait()
 
 
 def test_generations_are_swept_from_the_youngest(lakebase: Emulated, tmp_path: Path) -> None:

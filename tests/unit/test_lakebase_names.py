@@ -18,7 +18,7 @@ from pytest_lakebranch.errors import BranchError
 from pytest_lakebranch.providers._rate import Rate
 from pytest_lakebranch.providers._rest import Client
 from pytest_lakebranch.providers.lakebase.api import Api
-from pytest_lakebranch.providers.lakebase.names import GRACE, Guard, Name, is_past, owner_of, parse
+from pytest_lakebranch.providers.lakebase.names import GRACE, Guard, Name, is_past, is_same, owner_of, parse
 
 NOW = 1_795_000_000.0
 OURS = owner_of("ada@example.com")
@@ -27,7 +27,7 @@ PROJECT = "projects/shop"
 BRANCH_ID = re.compile(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?")
 names = st.builds(
     Name,
-    st.sampled_from([OURS, OTHERS, "x", owner_of("")]),
+    st.sampled_from([OURS, OTHERS, owner_of("ada@example.com", "pr-17"), "x", owner_of("")]),
     st.from_regex(r"[0-9a-f]{8}", fullmatch=True),
     st.from_regex(r"[a-z][a-z0-9]{0,12}", fullmatch=True),
     st.floats(NOW - 5e8, NOW + 5e8).map(lambda seconds: seconds // 60 * 60),
@@ -66,6 +66,19 @@ def test_owners_differ() -> None:
     assert owner_of("ada@example.com") != owner_of("ada@example.org")
     assert owner_of("ada@example.com").startswith("ada")
     assert parse(str(Name(owner_of("Ünïcode Person@x"), "12345678", "b1", NOW // 60 * 60)))
+
+
+@pytest.mark.parametrize(
+    ("behalf", "word"), [("pr-17", "pr17"), ("Main", "main"), ("1.2/x", "12x"), ("feature/long", None), ("-", None)]
+)
+def test_an_owner_on_behalf_of_something(behalf: str, word: str | None) -> None:
+    """The word says what for, as it is where it is short; the identity is still the same, and another's is another."""
+    owner = owner_of("ada@example.com", behalf)
+    assert is_same(owner, OURS)
+    assert not is_same(owner, owner_of("grace@example.com", behalf))
+    assert owner[:-6] == word or (word is None and re.fullmatch(r"[0-9a-f]{6}", owner[:-6]))
+    assert parse(str(Name(owner, "12345678", "b1", NOW // 60 * 60)))
+    assert owner_of("ada@example.com", f"{behalf}xxxxxxx") != owner_of("ada@example.com", f"{behalf}xxxxxxy")
 
 
 class Recorder(BaseHTTPRequestHandler):
@@ -111,7 +124,7 @@ def may_go(path: str, status: dict[str, bool]) -> bool:
     if found is None or path.endswith("\n") or status.get("default") or status.get("is_protected"):
         return False
     name = parse(path.rpartition("/")[2])
-    return name is not None and (found[1] == OURS or name.dies + GRACE <= NOW)
+    return name is not None and (found[1].endswith(OURS.removeprefix("ada")) or name.dies + GRACE <= NOW)
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=300)

@@ -1,7 +1,8 @@
 """The names of our branches, and who may do away with a branch: nobody but its owner, until its death date.
 
 ``lakebranch-OWNER-RUN-TAG-xYYMMDDHHMM``: whose it is, the run that made it, what it is in the run (``b7``; ``t`` and
-the beginning of a fingerprint for a template), and the minute (UTC) from which anybody may delete it.
+the beginning of a fingerprint for a template), and the minute (UTC) from which anybody may delete it. The owner is a
+word, and six digits that tell who made it; the word says on whose behalf, where ``lakebranch_owner`` does.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pytest_lakebranch.errors import BranchError
 
 GRAMMAR = re.compile(r"lakebranch-([a-z0-9]{1,12})-([0-9a-f]{8})-([a-z][a-z0-9]{0,12})-x([0-9]{10})")
 STAMP = "%y%m%d%H%M"
+DIGITS = 6
 GRACE = 3600.0
 """Seconds after its death date from which a branch of another owner may go: clocks differ."""
 
@@ -52,10 +54,26 @@ def parse(branch_id: str) -> Name | None:
     return Name(found[1], found[2], found[3], dies)
 
 
-def owner_of(identity: str) -> str:
-    """The owner's word in names: recognisable, and different for different identities."""
-    word = re.sub(r"[^a-z0-9]", "", identity.lower().partition("@")[0])[:6]
-    return f"{word}{hashlib.sha256(identity.encode()).hexdigest()[:6]}"
+def owner_of(identity: str, behalf: str = "") -> str:
+    """The owner in names: recognisable, and different for different identities and for whatever else they act."""
+    word = _letters(identity.partition("@")[0])[:6]
+    if behalf:
+        short = _letters(behalf)
+        word = short if 0 < len(short) <= 6 else _digits(behalf)
+    return f"{word}{_digits(identity)}"
+
+
+def _letters(text: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", text.lower())
+
+
+def _digits(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:DIGITS]
+
+
+def is_same(owner: str, other: str) -> bool:
+    """Whether two owners are one identity, on whosever behalf."""
+    return owner[-DIGITS:] == other[-DIGITS:]
 
 
 def is_sealed(name: Name, status: Mapping[str, Any]) -> bool:
@@ -71,7 +89,9 @@ def is_past(name: Name, status: Mapping[str, Any], now: float) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Guard:
-    """Lets pass what may be changed or deleted by ``owner`` in ``project``, and refuses all else before any call."""
+    """Lets pass what may be changed or deleted by the identity of ``owner`` in ``project``, and refuses all else before
+    any call.
+    """
 
     project: str
     owner: str
@@ -95,6 +115,6 @@ class Guard:
             return "it is the project's default branch"
         if status.get("is_protected"):
             return "it is protected"
-        if name.owner != self.owner and now < name.dies + GRACE:
+        if not is_same(name.owner, self.owner) and now < name.dies + GRACE:
             return f"it belongs to {name.owner}, and we are {self.owner}"
         return None

@@ -177,7 +177,7 @@ def open_project(settings: Settings, run: str, environ: Mapping[str, str] | None
 
 def _opened(settings: Settings, client: Client, project: str, branch: str, run: str) -> Project:
     me = identity(client, CALL_SECONDS)
-    owner = owner_of(me)
+    owner = owner_of(me, settings.owner)
     api = Api(client, project, CALL_SECONDS, Guard(project, owner))
     status = api.get_project()
     source = f"{project}/branches/{branch}" if branch else _default(api, status)

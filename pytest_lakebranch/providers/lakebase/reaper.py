@@ -12,19 +12,27 @@ from pytest_lakebranch.providers.lakebase.project import Project
 from pytest_lakebranch.state import ALIVE, CLOUD_RECORD, State, locked_if_free
 
 
-def reap(project: Project, state: State, *, dry_run: bool = False) -> list[str]:
-    """Delete what runs that died on this machine left, and whatever is past its death date; its paths.
+def reap(project: Project, state: State, *, dry_run: bool = False, owned: bool = False) -> list[str]:
+    """Delete what runs that died on this machine left, and whatever is past its death date; its paths. With ``owned``
+    all that the project's owner has, but what runs have that live on this machine.
 
     A run lives as long as its host holds the lock in its directory, which stays until its branches are gone.
     All is tried; raises CloudError, or BranchError with what could not be deleted.
     """
     with contextlib.ExitStack() as stack:
-        dead = {}
+        dead, living = {}, set()
         for path in sorted(state.runs.iterdir()):
             run = _recorded(path, project)
             if run and stack.enter_context(locked_if_free(path / ALIVE)):
                 dead[run] = path
-        found = project.sweep(lambda name, view: _is_due(name, view, set(dead), project), dry_run=dry_run)
+            else:
+                living.add(run)
+
+        def is_due(name: Name, view: View) -> bool:
+            orphan = owned and name.owner == project.owner and name.run not in living
+            return orphan or _is_due(name, view, set(dead), project)
+
+        found = project.sweep(is_due, dry_run=dry_run)
         if not dry_run:
             for directory in dead.values():
                 (directory / CLOUD_RECORD).unlink(missing_ok=True)

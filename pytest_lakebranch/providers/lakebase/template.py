@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_lakebranch.errors import BaseError
 from pytest_lakebranch.postgres.connect import connect
-from pytest_lakebranch.providers.lakebase.names import is_sealed, parse
+from pytest_lakebranch.providers.lakebase.names import is_same, is_sealed, parse
 from pytest_lakebranch.providers.lakebase.project import Project
 from pytest_lakebranch.waiting import Deadline, poll
 
@@ -75,7 +75,7 @@ class Templates:
         for view in self._project.api.branches():
             path, status = str(view.get("name", "")), view.get("status") or {}
             name = parse(path.rpartition("/")[2])
-            if name is None or name.owner != self._project.owner or not is_sealed(name, status):
+            if name is None or not is_same(name.owner, self._project.owner) or not is_sealed(name, status):
                 continue
             if name.dies - self._wall() > STILL_LONG:
                 found.append((name.dies, str(view.get("create_time", "")), name.tag[:-3], path))
