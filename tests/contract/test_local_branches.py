@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from local_rigs import Rig, processes_in, run_sql, try_sql
 from pytest_lakebranch.errors import BranchError
 from pytest_lakebranch.postgres.connect import connect
 from pytest_lakebranch.providers.local.launch import IN_MOUNT_NAMESPACE
+from pytest_lakebranch.providers.local.processes import is_running
 from pytest_lakebranch.providers.local.storage.base import Place, Sealed
 from pytest_lakebranch.waiting import Deadline, poll
 
@@ -229,6 +231,21 @@ def test_backend_killed_by_a_test(local: Rig) -> None:
     assert poll(compute.server.process.poll, deadline=Deadline(10)) is not None
     assert (compute.change() or "").startswith("server died")
     connection.close()
+
+
+@pytest.mark.parametrize("ask", ["change", "death"])
+def test_crash_that_the_postmaster_has_yet_to_see(local: Rig, ask: str) -> None:
+    """A server one of whose processes has crashed is not taken for sound while its postmaster does not know yet."""
+    compute = local.start()
+    postmaster = compute.server.process
+    with connect(compute.endpoint, autocommit=True) as client, ThreadPoolExecutor() as thread:
+        postmaster.send_signal(signal.SIGSTOP)
+        os.kill(client.info.backend_pid, signal.SIGKILL)
+        assert poll(lambda: None if is_running(client.info.backend_pid) else True, deadline=Deadline(5))
+        verdict = thread.submit(getattr(compute, ask))
+        poll(lambda: verdict.done() or None, deadline=Deadline(0.2))  # who does not wait for it has an answer by now
+        postmaster.send_signal(signal.SIGCONT)
+        assert "terminated by signal 9" in (verdict.result() or "")
 
 
 def test_role_is_no_superuser_in_branches(local_rig) -> None:

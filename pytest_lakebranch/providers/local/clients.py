@@ -15,6 +15,7 @@ from pytest_lakebranch.providers.local.processes import (
     child_pids,
     close_handles,
     footprint,
+    is_awake,
     is_child,
     is_running,
     open_handles,
@@ -29,6 +30,8 @@ CLIENT_KINDS = frozenset({"client backend", "walsender", "parallel worker"})
 GRACE_SECONDS = 0.02
 """How long a process whose client has gone may take to notice."""
 END_SECONDS = 10.0
+REST_SECONDS = 5.0
+"""How long a postmaster may take to see to what has happened; one that was stopped never does."""
 QUEUES = 3
 """How often clients that wait to be accepted are waited for: who connects in a loop would do so for ever."""
 QUEUE_SECONDS = 0.2
@@ -71,6 +74,14 @@ class Clients:
         known as such at once.
         """
         return poll(lambda: None if self.present() else True, deadline=Deadline(seconds)) is None
+
+    def await_rest(self) -> bool:
+        """Whether the postmaster sleeps, at the latest after some seconds: it has seen to all deaths by then.
+
+        One that has not yet heard of a crash lets the other processes answer as if there had been none.
+        """
+        pid, patience = self.server.pid, Deadline(REST_SECONDS)
+        return poll(lambda: None if LINUX and is_awake(pid) else True, deadline=patience, every=0.00005) is not None
 
     def footprint(self) -> Footprint | None:
         """What changes whenever the server starts a process: equal ones prove that nobody has written in between.

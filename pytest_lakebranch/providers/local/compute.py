@@ -174,22 +174,30 @@ class LocalCompute:
         if self._mark is None:
             return "no lease has begun"
         try:
-            if self._clients.remain():
-                return "a client is connected"
+            if (work := self._work()) is not None:
+                return work
             footprint = self._clients.footprint()
             self._seen = self._state()
         except (psycopg.Error, OSError) as error:
             return f"server died: {self._last_words() or error}"
+        if self.server.process.poll() is not None:  # the others may answer although the postmaster was killed
+            return f"server died: {self._last_words()}"
         change = self._mark.difference(self._seen)
         self._untouched = footprint if change is None else None
         return change
+
+    def _work(self) -> str | None:
+        """What the server is busy with, so that its answers do not count; None when it is at rest."""
+        if self._clients.remain():
+            return "a client is connected"
+        return None if self._clients.await_rest() else "its server does not come to rest"
 
     def death(self) -> str | None:
         """See Compute. A postmaster ends some time after the connections that it tells to."""
         import psycopg
 
         try:
-            if self.server.is_alive:
+            if self._clients.await_rest() and self.server.is_alive:
                 self.server.query("select 1")
         except (psycopg.Error, BranchError):
             poll(self.server.process.poll, deadline=Deadline(DYING_SECONDS))

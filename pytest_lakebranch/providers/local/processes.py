@@ -33,6 +33,11 @@ def is_running(pid: int) -> bool:
     return bool(fields) and fields[0] not in "ZX"
 
 
+def is_awake(pid: int) -> bool:
+    """Whether a process lives and does not sleep: it has work, a signal to see to, or is stopped."""
+    return stat_fields(pid)[:1] not in (["S"], ["Z"], ["X"], [])
+
+
 Footprint = tuple[int, frozenset[int]]
 """Page faults of all children that have ended; the children that live."""
 PARENT, OWN_FAULTS, WAITED_FAULTS = 1, 7, 8
