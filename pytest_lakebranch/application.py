@@ -10,6 +10,8 @@ from pytest_lakebranch.environment import HINT, OUTSIDE, Seat
 from pytest_lakebranch.frameworks import Frameworks, hang_up
 from pytest_lakebranch.state import sockets_root
 
+NOWHERE = (OUTSIDE, HINT)
+
 
 class Application:
     """The application under test, as far as its URL goes.
@@ -36,6 +38,10 @@ class Application:
         """The URL leads nowhere from now on, and says why."""
         self._lead((reason, hint))
 
+    def lead_nowhere(self) -> None:
+        """The URL leads to no branch from now on, also where one is shared: the test that runs has none."""
+        self._lead(NOWHERE)
+
     def lead_around(self) -> None:
         """Where the URL leads around tests: to the worker's branch, else the run's, else nowhere."""
         self._lead(None)
@@ -56,9 +62,9 @@ class Application:
     def _lead(self, target: Branch | tuple[str, str] | None) -> None:
         self._target = target
         self._frameworks.attend()
-        to = target or self._shared.get("worker") or self._shared.get("run") or (OUTSIDE, HINT)
+        to = target or self._shared.get("worker") or self._shared.get("run") or NOWHERE
         before, self._behind = self._behind, to
-        if to is before and isinstance(to, Branch) and not to.ended:
+        if to is before and not (isinstance(to, Branch) and to.ended):
             return  # a transaction of a whole class, as Django's TestCase has one, goes on
         self._frameworks.discard()
         if self._seat is None:

@@ -51,6 +51,8 @@ class Branch:
         self._grant = grant
         self._origin = origin
         self.ended = False
+        self.barred = ""
+        """Why nobody is to connect at present, though the branch is there."""
         self.opened: set[int] = set()
         self._connections: weakref.WeakSet[Any] = weakref.WeakSet()
 
@@ -77,7 +79,7 @@ class Branch:
     @property
     def url(self) -> str:
         """A ``postgresql://`` URL of the tests' database. It stays the same when the branch is reset."""
-        return connect.url(self.endpoint)
+        return connect.url(self._open_endpoint)
 
     @property
     def conninfo(self) -> str:
@@ -85,13 +87,22 @@ class Branch:
 
         No ``PGHOSTADDR``, ``PGOPTIONS`` or service file can lead a connection made with it elsewhere.
         """
-        return connect.conninfo(self.endpoint)
+        return connect.conninfo(self._open_endpoint)
 
     @property
     def endpoint(self) -> Endpoint:
         """Where to connect, and as whom."""
         self._check()
         return self._grant.endpoint
+
+    @property
+    def _open_endpoint(self) -> Endpoint:
+        self._check_bar()
+        return self.endpoint
+
+    def _check_bar(self) -> None:
+        if self.barred:
+            raise BranchError(f"branch {self.name}: {self.barred}.")
 
     def _check(self) -> None:
         if self.ended:
@@ -102,13 +113,13 @@ class Branch:
 
     def connect(self, **kwargs: Any) -> psycopg.Connection[Any]:
         """A psycopg connection to the tests' database; keyword arguments are those of ``psycopg.connect``."""
-        connection = connect.connect(self.endpoint, **kwargs)
+        connection = connect.connect(self._open_endpoint, **kwargs)
         self._note(connection)
         return connection
 
     async def aconnect(self, **kwargs: Any) -> psycopg.AsyncConnection[Any]:
         """An asynchronous psycopg connection; keyword arguments are those of ``psycopg.AsyncConnection.connect``."""
-        connection = await connect.aconnect(self.endpoint, **kwargs)
+        connection = await connect.aconnect(self._open_endpoint, **kwargs)
         self._note(connection)
         return connection
 
@@ -140,6 +151,7 @@ class Branch:
         """Go back to the state in which the branch was leased; ends all open connections to it."""
         __tracebackhide__ = True
         self._check()
+        self._check_bar()
         self._desk.reset(self)
 
     def schema(self) -> Schema:

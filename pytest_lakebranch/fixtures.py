@@ -36,6 +36,15 @@ def _lakebranch_lease(request: pytest.FixtureRequest) -> Iterator[TestLease]:
 
 
 @pytest.fixture
+def _lakebranch_unleased(request: pytest.FixtureRequest) -> Iterator[None]:
+    """In the place of a lease, for a test that has none."""
+    from pytest_lakebranch.leasing import unleased
+
+    with unleased(_run(request), request.node):
+        yield
+
+
+@pytest.fixture
 def lakebranch(_lakebranch_lease: TestLease) -> Branch:
     """A branch of the base in fresh state, for this test alone."""
     from pytest_lakebranch.run import told

@@ -21,12 +21,18 @@ def pytest_lakebranch_steps(config: pytest.Config) -> Sequence[str | Callable[..
 
 @pytest.hookspec
 def pytest_lakebranch_branch_ready(branch: Branch, item: pytest.Item | None) -> None:
-    """A branch was leased, and nothing of the test has run on it. ``item`` is None for branches wider than a test."""
+    """A branch was leased, and nothing of the test has run on it. ``item`` is None for branches wider than a test.
+
+    Not called for those that a test makes itself with ``Branch.fork()``: they begin and end where it says so.
+    """
 
 
 @pytest.hookspec
 def pytest_lakebranch_branch_released(branch: Branch, end: LeaseEnd, item: pytest.Item | None) -> None:
-    """A lease has ended; the branch cannot be reached any more. For the branch of the run: called in the controller."""
+    """A lease has ended; the branch cannot be reached any more. For the branch of the run: called in the controller.
+
+    Not called for what ``Branch.fork()`` gave.
+    """
 
 
 @pytest.hookspec

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +10,7 @@ import pytest
 
 from pytest_lakebranch import outcome
 from pytest_lakebranch.branch import Branch
+from pytest_lakebranch.branches.lease import Purpose
 from pytest_lakebranch.errors import BranchError
 from pytest_lakebranch.markers import Wish, wish_of
 from pytest_lakebranch.run import Run, told
@@ -17,6 +18,7 @@ from pytest_lakebranch.run import Run, told
 if TYPE_CHECKING:
     import psycopg
 
+SHARED: tuple[Purpose, ...] = ("worker", "run")
 ROLLBACK_ONLY = "this test has isolation='rollback': lakebranch_conn is its only way to the database"
 
 
@@ -40,11 +42,16 @@ class TestLease:
 
     def _open(self, ends: ExitStack) -> None:
         """Lease what the test wishes and lead the URL there; what is to be done at the end goes to ``ends``."""
-        isolation = self._wish.isolation
+        isolation, item = self._wish.isolation, self._item
+        item.user_properties.append(("lakebranch_isolation", isolation))
         if isolation == "test":
+            _share(self._run, item, named(item), ends)
             self._open_own(ends)
             return
-        self._given = self._run.shared("run" if isolation == "run" else "worker")
+        purpose: Purpose = "run" if isolation == "run" else "worker"
+        _share(self._run, item, [one for one in SHARED if one == purpose or one in named(item)], ends)
+        self._given = self._run.shared(purpose)
+        item.user_properties.append(("lakebranch_branch", self._given.name))
         ends.callback(self._run.application.lead_around)
         if isolation == "rollback":
             self._run.application.refuse(f"pytest-lakebranch: {ROLLBACK_ONLY}", "Use another isolation for this test.")
@@ -67,10 +74,7 @@ class TestLease:
 
     def _parent(self) -> Branch | None:
         """By the test's own fixture closure, never by what other tests did."""
-        closure = getattr(self._item, "fixturenames", ())
-        if "lakebranch_worker" in closure:
-            return self._run.shared("worker")
-        return self._run.shared("run") if "lakebranch_run" in closure else None
+        return next((self._run.shared(purpose) for purpose in named(self._item)), None)
 
     def _release(self, branch: Branch) -> None:
         end = self._run.release(branch, failed=outcome.failure(self._item))
@@ -94,7 +98,7 @@ class TestLease:
         connection = self._connect()
         try:
             if self._wish.isolation == "rollback":
-                with _undone(connection, self._item.nodeid):
+                with _barred(self._given), _undone(connection, self._item.nodeid):
                     yield connection
             else:
                 yield connection
@@ -108,6 +112,26 @@ class TestLease:
             return self._given.connect()
         except psycopg.OperationalError as error:
             raise BranchError(f"branch {self._given.name} takes no connection: {error}") from error
+
+
+def named(item: pytest.Item) -> list[Purpose]:
+    """The shared branches that a test's own fixtures name, the closest first."""
+    return [purpose for purpose in SHARED if f"lakebranch_{purpose}" in getattr(item, "fixturenames", ())]
+
+
+def _share(run: Run, item: pytest.Item, purposes: Iterable[Purpose], ends: ExitStack) -> None:
+    for purpose in purposes:
+        ends.enter_context(outcome.sharing(run, item, purpose))
+
+
+@contextmanager
+def _barred(branch: Branch) -> Iterator[None]:
+    """Nobody connects to the branch in the block: what they wrote would stay."""
+    branch.barred = ROLLBACK_ONLY
+    try:
+        yield
+    finally:
+        branch.barred = ""
 
 
 @contextmanager
@@ -142,6 +166,17 @@ def lease_for(run: Run, item: pytest.Item) -> Iterator[TestLease]:
         wish = wish_of(item, in_use=bool(run.settings.sources)) or Wish()
         with TestLease(run, item, wish).held() as lease:
             yield lease
+
+
+@contextmanager
+def unleased(run: Run, item: pytest.Item) -> Iterator[None]:
+    """A test that has no branch of its own: its URL leads to a shared one that its fixtures name, else nowhere."""
+    with told(), ExitStack() as ends:
+        _share(run, item, named(item), ends)
+        if not named(item):
+            ends.callback(run.application.lead_around)
+            run.application.lead_nowhere()
+        yield
 
 
 @contextmanager

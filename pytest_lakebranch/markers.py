@@ -71,24 +71,33 @@ def wish_of(item: pytest.Item, *, in_use: bool) -> Wish | None:
     ``in_use``: a setting of ours is present, so that a bare ``destructive`` marker means ours and not another
     plugin's. Raises ConfigError naming the test when a marker is written wrongly.
     """
-    marks = list(item.iter_markers("lakebranch"))
     fixtures = set(getattr(item, "fixturenames", ()))
     destructive = item.get_closest_marker("destructive") is not None
-    ours = bool(marks) or bool(fixtures & (PER_TEST | WIDER))
+    ours = item.get_closest_marker("lakebranch") is not None or bool(fixtures & (PER_TEST | WIDER))
     if not ours and not (in_use and (destructive or has_class_transaction(item))):
         return None
-    merged: dict[str, Any] = {"destructive": True} if destructive and (ours or in_use) else {}
-    if has_class_transaction(item) and not destructive:
-        merged["isolation"] = "worker"
-    for mark in reversed(marks):  # the closest marker comes first and wins
-        merged |= _arguments(item, mark)
+    merged: dict[str, Any] = {"isolation": "worker"} if has_class_transaction(item) else {}
+    for given in reversed(_given(item)):
+        if given.get("destructive") and "isolation" not in given:
+            merged.pop("isolation", None)
+        merged |= given
     return _checked(item, merged)
+
+
+def _given(item: pytest.Item) -> list[dict[str, Any]]:
+    """What the markers of the test itself, of its class, its module and so on say, the closest, which wins, first."""
+    found: dict[Any, dict[str, Any]] = {}
+    for node, mark in item.iter_markers_with_node():
+        if mark.name in ("lakebranch", "destructive"):
+            said = _arguments(item, mark) if mark.name == "lakebranch" else {"destructive": True}
+            found[node] = said | found.get(node, {})
+    return list(found.values())
 
 
 def has_class_transaction(item: pytest.Item) -> bool:
     """Whether the tests of the item's class share a transaction that is rolled back at its end (Django's TestCase).
 
-    They need one branch for the whole class, and leave nothing in it.
+    They need one branch for the whole class, which is there before it is set up, and leave nothing in it.
     """
     django = sys.modules.get("django.test")
     kind = getattr(item, "cls", None)
@@ -105,9 +114,15 @@ def _arguments(item: pytest.Item, mark: pytest.Mark) -> dict[str, Any]:
 
 def _checked(item: pytest.Item, arguments: dict[str, Any]) -> Wish:
     try:
-        return lakebranch(**arguments)
+        wish = lakebranch(**arguments)
     except ConfigError as error:
         raise ConfigError(_wrong(item, str(error))) from None
+    if has_class_transaction(item) and wish.isolation != "worker":
+        raise ConfigError(
+            f"{item.nodeid}: the tests of a django.test.TestCase share a transaction, and with it the worker's branch: "
+            "they can have no other. Derive the class from TransactionTestCase, or take the marker away."
+        )
+    return wish
 
 
 def _wrong(item: pytest.Item, what: str) -> str:

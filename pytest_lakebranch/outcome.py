@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 
 import pytest
 
 from pytest_lakebranch.branch import Branch
+from pytest_lakebranch.branches.lease import Purpose
 from pytest_lakebranch.errors import BranchError, LakebranchError
 from pytest_lakebranch.kept import open_command
 from pytest_lakebranch.model import LeaseEnd
@@ -15,11 +16,13 @@ from pytest_lakebranch.run import Run
 
 NAME = "lakebranch_outcome"
 BRANCH: pytest.StashKey[Branch] = pytest.StashKey()
+SHARED: pytest.StashKey[dict[Purpose, Branch]] = pytest.StashKey()
+"""The branches that the test shares with others, while it works on them."""
 FAILED: pytest.StashKey[str] = pytest.StashKey()
 
 
 class Outcome:
-    """Adds to the report of a failed test what is to be said of its own branch. A plugin, once there are leases."""
+    """Adds to the report of a failed test what is to be said of its branches. A plugin, once there are leases."""
 
     def __init__(self, run: Run) -> None:
         self._run = run
@@ -31,11 +34,20 @@ class Outcome:
         """After everybody else: a failure that was expected is none."""
         report = yield
         branch = item.stash.get(BRANCH, None)
-        if report.failed and branch is not None and not branch.ended:
+        own, shared = branch is not None and not branch.ended, item.stash.get(SHARED, {})
+        if report.failed and (own or shared):
             item.stash[FAILED] = f"failed in {call.when}"
-            lines = list(self._lines(item, branch))
+            lines = [*self._lines(item, branch)] if branch is not None and own else []
+            lines += self._lines_of_shared(item, shared)
             report.sections += [("lakebranch", "\n".join(lines))] if lines else []
         return report
+
+    def _lines_of_shared(self, item: pytest.Item, shared: dict[Purpose, Branch]) -> Iterator[str]:
+        with suppress(LakebranchError):
+            for purpose, branch in shared.items():
+                died = self._run.death(branch, seen=_at_end(item))
+                if died is not None:
+                    yield f"{_called(purpose, branch)} died during the test: {died}\n{_loss(purpose)}"
 
     def _lines(self, item: pytest.Item, branch: Branch) -> Iterator[str]:
         with suppress(LakebranchError):  # the host is gone, and the failure says so
@@ -54,8 +66,50 @@ class Outcome:
 def begin(run: Run, item: pytest.Item, branch: Branch) -> None:
     """A test has been given a branch of its own."""
     item.stash[BRANCH], item.stash[FAILED] = branch, ""
+    _attend(run, item)
+
+
+def _attend(run: Run, item: pytest.Item) -> None:
     if not item.config.pluginmanager.hasplugin(NAME):
         item.config.pluginmanager.register(Outcome(run), NAME)
+
+
+@contextmanager
+def sharing(run: Run, item: pytest.Item, purpose: Purpose) -> Iterator[Branch]:
+    """The time in which a test works on the branch of its worker or of the run.
+
+    Raises BranchError when its server is dead before, and when it died in that time under a test that did not fail.
+    """
+    branch = run.shared(purpose)
+    died = run.death(branch, seen=f"before {item.nodeid}")
+    if died is not None:
+        raise BranchError(f"{_called(purpose, branch)} has died: {died}\n{_loss(purpose)}")
+    item.stash[FAILED] = ""
+    item.stash.setdefault(SHARED, {})[purpose] = branch
+    _attend(run, item)
+    try:
+        yield branch
+    finally:
+        del item.stash[SHARED][purpose]
+    died = run.death(branch, seen=_at_end(item))
+    if died is not None and not item.stash[FAILED]:
+        raise BranchError(
+            f"{_called(purpose, branch)} died during the test ({died}), and the test did not fail of it. "
+            f"{_loss(purpose)} A test that ends its server on purpose is to be marked @pytest.mark.destructive."
+        )
+
+
+def _at_end(item: pytest.Item) -> str:
+    return f"at the end of {item.nodeid}"
+
+
+def _called(purpose: Purpose, branch: Branch) -> str:
+    return f"the server of the {purpose}'s branch ({branch.name})"
+
+
+def _loss(purpose: Purpose) -> str:
+    others = "" if purpose == "worker" else ", of all workers,"
+    return f"What was in it is lost with it: later tests that share it{others} fail for this reason."
 
 
 def failure(item: pytest.Item) -> str:

@@ -170,7 +170,7 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
 
 def _wrong_marker(item: pytest.Item) -> str:
     try:
-        markers.wish_of(item, in_use=True)
+        markers.wish_of(item, in_use=bool(item.config.stash[SETTINGS].sources))
     except ConfigError as error:
         return str(error)
     return ""
@@ -178,7 +178,7 @@ def _wrong_marker(item: pytest.Item) -> str:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Have the lease set up after wider fixtures and before the test's own."""
+    """Have the lease, or what stands in its place, set up after wider fixtures and before the test's own."""
     settings = item.config.stash[SETTINGS]
     names = getattr(item, "fixturenames", None)
     if names is None:
@@ -187,10 +187,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         wish = markers.wish_of(item, in_use=bool(settings.sources))
     except ConfigError as error:
         raise pytest.fail.Exception(str(error), pytrace=False) from None
-    if markers.needs_lease(item, wish, autouse=settings.autouse):
-        others = [name for name in names if name != "_lakebranch_lease"]
-        others.insert(_first_of_test(item, others), "_lakebranch_lease")
-        if markers.has_class_transaction(item):
+    leased = markers.needs_lease(item, wish, autouse=settings.autouse)
+    if leased or SEAT in item.config.stash or markers.WIDER & set(names):
+        ours = "_lakebranch_lease" if leased else "_lakebranch_unleased"
+        others = [name for name in names if name != ours]
+        others.insert(_first_of_test(item, others), ours)
+        if wish is not None and wish.isolation == "worker" and markers.has_class_transaction(item):
             others.insert(0, "lakebranch_worker")
         item.fixturenames = others  # type: ignore[attr-defined]  # a list of its own: pytest shares one among parameters
 

@@ -175,9 +175,12 @@ class Run:
         branch.ended = True
         return self._host.release(branch.lease, failed=failed)
 
-    def death(self, branch: Branch) -> str | None:
-        """What the server of a branch said last, if it has died; None while it lives."""
-        return self._host.death(branch.lease)
+    def death(self, branch: Branch, *, seen: str = "") -> str | None:
+        """What the server of a branch said last, if it has died; None while it lives.
+
+        ``seen`` tells when, to those who share the branch and ask later.
+        """
+        return self._host.death(branch.lease, seen=seen)
 
     def fork(self, parent: Branch) -> Branch:
         """A branch of the parent's present state."""

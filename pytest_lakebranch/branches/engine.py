@@ -174,11 +174,12 @@ class Engine:
         with loan.lock:
             return loan.compute.end_connections(but=frozenset(but))
 
-    def death(self, lease: str) -> str | None:
-        """What the server of a leased branch said last, if it has died; None while it lives."""
-        loan = self._loan(lease)
-        with loan.lock:
-            return loan.compute.death()
+    def death(self, lease: str, *, seen: str = "") -> str | None:
+        """What the server of a leased branch said last, if it has died; None while it lives.
+
+        ``seen`` tells when, to those who share the branch and ask later.
+        """
+        return self._loan(lease).death(seen)
 
     def _loan(self, lease: str) -> Loan:
         with self._lock:

@@ -50,6 +50,7 @@ class Loan:
     began: float = field(default_factory=time.monotonic)
     children: Pool | None = None
     kept: Kept | None = None
+    death_seen: str = ""
     lock: threading.RLock = field(default_factory=threading.RLock)
 
     def __post_init__(self) -> None:
@@ -73,6 +74,14 @@ class Loan:
                     self.children = open_pool(at)
                 pool = stack.enter_context(self.children.held())
             yield pool
+
+    def death(self, seen: str) -> str | None:
+        """What the server said last if it has died, and when that was seen before ``seen``; None while it lives."""
+        with self.lock:
+            words = self.compute.death()
+            self.death_seen = (self.death_seen or seen) if words is not None else ""
+            before = f" (seen {self.death_seen})" if self.death_seen != seen else ""
+            return None if words is None else words + before
 
     def reset(self) -> Grant:
         """Put a branch in the state the loan began with behind the same address."""

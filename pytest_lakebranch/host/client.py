@@ -90,9 +90,9 @@ class HostClient:
         """End a lease; ``failed`` tells how its test failed, and is empty when it did not."""
         return LeaseEnd(**self._call("release", lease=lease, failed=failed))
 
-    def death(self, lease: str) -> str | None:
-        """What the server of a leased branch said last, if it has died; None while it lives."""
-        words: str | None = self._call("death", lease=lease)
+    def death(self, lease: str, *, seen: str = "") -> str | None:
+        """What the server of a leased branch said last, if it has died; None while it lives. See :class:`Engine`."""
+        words: str | None = self._call("death", lease=lease, seen=seen)
         return words
 
     def reset(self, lease: str) -> Grant:

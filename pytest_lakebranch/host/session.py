@@ -73,8 +73,8 @@ class Session:
     def _release(self, lease: str, failed: str = "") -> dict[str, Any]:
         return asdict(self._engine.release(lease, failed=failed))
 
-    def _death(self, lease: str) -> str | None:
-        return self._engine.death(lease)
+    def _death(self, lease: str, seen: str) -> str | None:
+        return self._engine.death(lease, seen=seen)
 
     def _disconnect(self, lease: str, but: list[int]) -> int:
         return self._engine.disconnect(lease, but)

@@ -89,7 +89,9 @@ def test_from_the_command_line_with_workers(project: Project) -> None:
 
 
 def test_around_tests(project: Project) -> None:
-    """Around tests the URL leads to lakebranch_worker, else to lakebranch_run, else it refuses with a reason."""
+    """Around tests the URL leads to lakebranch_worker, else to lakebranch_run, else it refuses with a reason; in a
+    test that has no branch it refuses also where a shared one is open.
+    """
     project.write(
         test_it="""
         import app, psycopg, pytest
@@ -136,11 +138,15 @@ def test_around_tests(project: Project) -> None:
             def test_base(self, lakebranch):
                 assert app.count() == 2
 
-            def test_unleased():
+            def test_unleased(self):
+                with pytest.raises(psycopg.OperationalError, match=REFUSED):
+                    app.count()
+
+            def test_around_again(self, by_worker):
                 assert app.count() == 0
-        """.replace("def test_unleased():", "def test_unleased(self):")
+        """
     )
-    project.run().assert_outcomes(passed=7)
+    project.run().assert_outcomes(passed=8)
 
 
 def test_refusal_to_every_driver(project: Project) -> None:

@@ -148,11 +148,16 @@ def test_rollback(project: Project) -> None:
             with pytest.raises(psycopg.OperationalError, match="isolation='rollback'"):
                 psycopg.connect(os.environ["DATABASE_URL"])
 
+        def test_shared_branch(lakebranch_worker, lakebranch_conn):
+            for way in (lakebranch_worker.connect, lakebranch_worker.reset, lambda: lakebranch_worker.url):
+                with pytest.raises(Exception, match="isolation='rollback'"):
+                    way()
+
         def test_closed(lakebranch_conn):
             lakebranch_conn.close()
         """
     )
-    project.run().assert_outcomes(passed=6)
+    project.run().assert_outcomes(passed=7)
     (released,) = project.records(hook="released", test=None)
     assert released["ending"] == "rewind"
 

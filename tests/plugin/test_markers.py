@@ -113,11 +113,48 @@ def test_closest_marker_wins(project: Project) -> None:
             def test_own(self, lakebranch):
                 assert lakebranch.parent == "base"
 
+            @pytest.mark.destructive
+            def test_destructive(self, lakebranch):
+                assert lakebranch.parent == "base"
+
+        @pytest.mark.lakebranch(destructive=False)
+        class TestSpared:
+            @pytest.mark.destructive
+            def test_destructive(self, lakebranch): ...
+
+        @pytest.mark.destructive
+        class TestDestructive:
+            @pytest.mark.lakebranch(destructive=False)
+            def test_spared(self, lakebranch): ...
+
         def test_module(lakebranch, lakebranch_worker):
             assert lakebranch is lakebranch_worker
         """
     )
-    project.run().assert_outcomes(passed=3)
+    result = project.run()
+    result.assert_outcomes(passed=6)
+    result.stdout.fnmatch_lines(["leases of tests: 4 *, of these 3 destructive; 1 run; 1 worker"])
+
+
+def test_a_transaction_of_a_class_has_one_branch(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Django TestCase that asks for branches of its tests' own is refused when it is collected, with what to do; not
+    in a project that has no setting of ours.
+    """
+    project.write(
+        test_it="""
+        import pytest
+        from django.test import TestCase
+
+        @pytest.mark.destructive
+        class TestIt(TestCase):
+            def test_it(self): ...
+        """
+    )
+    result = project.spawn("--lakebranch-autouse")
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["*test_it.py::TestIt::test_it: *django.test.TestCase*from TransactionTestCase*"])
+    monkeypatch.delenv("LAKEBRANCH_HOME")
+    assert project.spawn("--co", "-q").ret == pytest.ExitCode.OK
 
 
 def test_markers_are_listed(project: Project) -> None:

@@ -76,16 +76,19 @@ def test_quiet_has_no_summary(project: Project) -> None:
 
 @MODES
 def test_junit_properties(project: Project, workers: str) -> None:
-    """Each test with a branch of its own has the branch, its end and the reason as properties; others have none."""
-    project.write(test_it=SUITE + "\ndef test_plain(): ...\n")
-    run(project, workers, "--junit-xml=out.xml").assert_outcomes(passed=5)
+    """Each test has its isolation and branch as properties, and the end and the reason where that was its own."""
+    shared = "\n@pytest.mark.lakebranch(isolation='worker')\ndef test_shared(lakebranch): ...\n"
+    project.write(test_it=SUITE + "\ndef test_plain(): ...\n" + shared)
+    run(project, workers, "--junit-xml=out.xml").assert_outcomes(passed=6)
     found = {
         case.attrib["name"]: {each.attrib["name"]: each.attrib["value"] for each in case.iter("property")}
         for case in ElementTree.parse(project.path / "out.xml").iter("testcase")
     }
     assert found["test_plain"] == {}
+    assert set(found["test_shared"]) == {"lakebranch_isolation", "lakebranch_branch"}
+    assert found["test_shared"]["lakebranch_isolation"] == "worker"
     assert all(
-        set(found[name]) == {"lakebranch_branch", "lakebranch_ended", "lakebranch_reason"}
+        set(found[name]) == {"lakebranch_isolation", "lakebranch_branch", "lakebranch_ended", "lakebranch_reason"}
         for name in ("test_read", "test_write", "test_destroy", "test_leave_open")
     )
     assert [found[name]["lakebranch_ended"] for name in ("test_read", "test_write", "test_destroy")] == [
