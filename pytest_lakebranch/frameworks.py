@@ -11,9 +11,13 @@ import os
 import socket
 import stat
 import sys
+import threading
 import weakref
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 
@@ -37,6 +41,29 @@ def _shut_down(descriptor: int, place: str) -> None:
             connection.shutdown(socket.SHUT_RDWR)
 
 
+class AtImport(MetaPathFinder):
+    """Calls ``then`` whenever ``module`` has been imported: a test may be the first to load what it tests."""
+
+    def __init__(self, module: str, then: Callable[[], None]) -> None:
+        self._module = module
+        self._then = then
+
+    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
+        """What the finders after this one find, which then tells when it is loaded."""
+        if name != self._module:
+            return None
+        others = sys.meta_path[sys.meta_path.index(self) + 1 :]
+        found = next(filter(None, (finder.find_spec(name, path, target) for finder in others)), None)
+        if found is not None and found.loader is not None:
+            execute = found.loader.exec_module
+            found.loader.exec_module = lambda module: self._loaded(execute, module)  # type: ignore[method-assign]
+        return found
+
+    def _loaded(self, execute: Callable[[ModuleType], None], module: ModuleType) -> None:
+        execute(module)
+        self._then()
+
+
 class Frameworks:
     """What this process's application may keep connections with.
 
@@ -46,30 +73,39 @@ class Frameworks:
     def __init__(self, places: tuple[str, ...]) -> None:
         self._places = places
         self._records: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._lock = threading.Lock()
         self._listening = False
+        self._at_import = AtImport("sqlalchemy", self.attend)
 
     def attend(self) -> None:
-        """Take note of connections that SQLAlchemy makes from now on; cheap, and once is enough."""
+        """Take note of connections that SQLAlchemy makes from now on, or once it is loaded; cheap, once is enough."""
         engine = sys.modules.get("sqlalchemy.engine")
-        if engine is not None and not self._listening:
+        if self._listening:
+            return
+        if engine is not None:
             self._listening = True
             sys.modules["sqlalchemy.event"].listen(engine.Engine, "do_connect", self._note)
+        elif self._at_import not in sys.meta_path:
+            sys.meta_path.insert(0, self._at_import)
 
     def _note(self, _dialect: Any, record: Any, arguments: Iterable[Any], parameters: dict[str, Any]) -> None:
         """SQLAlchemy is about to connect (DialectEvents.do_connect); returning None lets it."""
         if self._is_place(" ".join(map(str, (*arguments, *parameters.values())))):
-            self._records.add(record)
+            with self._lock:
+                self._records.add(record)
 
     def _is_place(self, text: str) -> bool:
         return any(place in text for place in self._places)
 
     def discard(self) -> None:
         """Have no pool use a connection again that was made before now and leads to a branch."""
-        for record in list(self._records):
+        with self._lock:
+            records = list(self._records)
+            self._records.clear()
+        for record in records:
             # A soft invalidation closes nothing here (an asyncio driver could not do it outside its loop): the pool
             # makes a new connection at the next checkout.  See ConnectionPoolEntry.invalidate in SQLAlchemy.
             record.invalidate(soft=True)
-        self._records.clear()
         self._close_django()
 
     def _close_django(self) -> None:
@@ -82,6 +118,8 @@ class Frameworks:
 
     def leave(self) -> None:
         """Stop listening."""
+        if self._at_import in sys.meta_path:
+            sys.meta_path.remove(self._at_import)
         engine = sys.modules.get("sqlalchemy.engine")
         if self._listening and engine is not None:
             sys.modules["sqlalchemy.event"].remove(engine.Engine, "do_connect", self._note)

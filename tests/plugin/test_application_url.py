@@ -252,6 +252,54 @@ def test_sqlalchemy_engine_made_at_import(project: Project, pool: str) -> None:
 @pytest.mark.skipif(
     find_spec("greenlet") is None, reason="greenlet, which SQLAlchemy's asyncio needs, is not installed"
 )
+def test_sqlalchemy_loaded_in_a_test(project: Project) -> None:
+    """An application that a test is the first to import has no connection left of that test, either."""
+    project.write(
+        models="""
+        import os, sqlalchemy
+        from sqlalchemy.ext.asyncio import create_async_engine
+
+        engine = sqlalchemy.create_engine(os.environ["SA_URL"])
+        tasks = create_async_engine(os.environ["SA_URL"])
+
+        def count():
+            with engine.begin() as conn:
+                conn.execute(sqlalchemy.text("insert into item values (3)"))
+                return conn.scalar(sqlalchemy.text("select count(*) from item"))
+
+        async def acount():
+            async with tasks.begin() as conn:
+                return await conn.scalar(sqlalchemy.text("select count(*) from item"))
+        """,
+        test_it="""
+        import asyncio, sys, pytest
+
+        pytestmark = pytest.mark.lakebranch
+        LOOP = asyncio.new_event_loop()
+
+        @pytest.mark.parametrize("number", range(3))
+        def test_it(number):
+            assert ("sqlalchemy" in sys.modules) == (number > 0)
+            import models
+            assert LOOP.run_until_complete(models.acount()) == 2
+            assert models.count() == 3
+
+        def test_last():
+            LOOP.run_until_complete(sys.modules["models"].tasks.dispose())
+            LOOP.close()
+        """,
+    )
+    project.ini(
+        lakebranch_base="sql:schema.sql",
+        lakebranch_env="SA_URL=postgresql+psycopg://{user}@/{database}?host={host}&port={port}",
+        pythonpath=".",
+    )
+    project.spawn().assert_outcomes(passed=4)
+
+
+@pytest.mark.skipif(
+    find_spec("greenlet") is None, reason="greenlet, which SQLAlchemy's asyncio needs, is not installed"
+)
 def test_async_sqlalchemy_engine(project: Project) -> None:
     """An asynchronous engine on asyncpg, made at import, works in one test after the other."""
     project.write(
