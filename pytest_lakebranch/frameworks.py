@@ -1,4 +1,5 @@
-"""Makes the connection pools of libraries forget connections to branches that are gone.
+"""Makes the connection pools of libraries forget connections to branches that are gone, and pytest-django leave alone
+the databases that lead to one.
 
 Nothing is imported: a library that the application has not loaded has no pool.  Connections that do not lead to a
 branch are left alone.
@@ -19,6 +20,9 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+WHERE = ("HOST", "PORT", "host", "port")
+WIDER = {"lakebranch_worker", "lakebranch_run"}
 
 
 def hang_up(address: str, *, but: Collection[int]) -> None:
@@ -109,11 +113,8 @@ class Frameworks:
         self._close_django()
 
     def _close_django(self) -> None:
-        database, configuration = sys.modules.get("django.db"), sys.modules.get("django.conf")
-        if database is None or configuration is None or not configuration.settings.configured:
-            return
-        for connection in database.connections.all(initialized_only=True):
-            if self._is_place(f"{connection.settings_dict.get('HOST')} {connection.settings_dict.get('PORT')}"):
+        for connection in _django_connections(initialized_only=True):
+            if self._is_place(_address(connection)):
                 connection.close()
 
     def leave(self) -> None:
@@ -124,3 +125,44 @@ class Frameworks:
         if self._listening and engine is not None:
             sys.modules["sqlalchemy.event"].remove(engine.Engine, "do_connect", self._note)
             self._listening = False
+
+
+def _django_connections(**only: bool) -> list[Any]:
+    """Those of this thread; none where Django is not loaded or has no settings."""
+    database, configuration = sys.modules.get("django.db"), sys.modules.get("django.conf")
+    if database is None or configuration is None or not configuration.settings.configured:
+        return []
+    return list(database.connections.all(**only))
+
+
+def _address(connection: Any) -> str:
+    """Where a connection of Django leads. What reads URLs leaves the host of a unix socket among the options."""
+    settings = connection.settings_dict
+    return " ".join(str(place.get(name)) for place in (settings, settings["OPTIONS"]) for name in WHERE)
+
+
+class DjangoDatabases:
+    """A plugin beside pytest-django, which would make a test database of its own wherever Django's settings lead to.
+
+    Where they lead to a branch (``places``, as in Frameworks), what the base has brought is the test database.
+    ``migrated``: Django's migrations are part of the base. If they are not known to be, and the test uses a wider
+    branch, pytest-django makes its database there.
+    """
+
+    def __init__(self, places: tuple[str, ...], *, migrated: bool) -> None:
+        self._places = places
+        self._migrated = migrated
+
+    def pytest_fixture_setup(self, fixturedef: Any, request: Any) -> None:
+        """Before pytest-django's fixture, or a project's own of that name: all else that it does stays."""
+        if fixturedef.argname == "django_db_setup" and (self._migrated or not WIDER & {*request.fixturenames}):
+            for connection in _django_connections():
+                if any(place in _address(connection) for place in self._places):
+                    _spare(connection)
+
+
+def _spare(connection: Any) -> None:
+    """Have Django's ``setup_databases`` and ``teardown_databases`` take the database for made, and leave it there."""
+    connection.creation.create_test_db = lambda *_, **__: connection.settings_dict["NAME"]
+    connection.creation.serialize_db_to_string = lambda: "[]"
+    connection.creation.destroy_test_db = lambda *_, **__: None

@@ -87,6 +87,19 @@ def pytest_configure(config: pytest.Config) -> None:
         checking.register(config)
     if config.pluginmanager.hasplugin("dsession") or config.pluginmanager.hasplugin("xdist"):
         config.pluginmanager.register(_Xdist(), "lakebranch_xdist")
+    if SEAT in config.stash and config.pluginmanager.hasplugin("django"):
+        _attend_django(config)
+
+
+def _attend_django(config: pytest.Config) -> None:
+    """Have pytest-django make no database where the base has one."""
+    from pytest_lakebranch.frameworks import DjangoDatabases
+
+    base = config.stash[SETTINGS].base
+    if base or config.hook.pytest_lakebranch_steps.get_hookimpls():
+        migrated = any(step.startswith("django:") for step in base)
+        plugin = DjangoDatabases(config.stash[SEAT].places, migrated=migrated)
+        config.pluginmanager.register(plugin, "lakebranch_django")
 
 
 class _Xdist:

@@ -258,6 +258,60 @@ def test_pytest_django_on_a_branch(project: Project) -> None:
     project.spawn(*without_others("django"), plain=False).assert_outcomes(passed=2)
 
 
+def test_pytest_django_on_a_migrated_base(project: Project) -> None:
+    """What the base has brought is the test database, also under workers, with a project's own django_db_setup that
+    fills it; other databases are made as ever."""
+    project.write(
+        settings="""
+        import os
+
+        SECRET_KEY = "x"
+        INSTALLED_APPS = ["django.contrib.contenttypes", "django.contrib.auth"]
+        place = {"host": os.environ["DB_HOST"], "port": os.environ["DB_PORT"]}  # as dj-database-url has it
+        DATABASES = {
+            "default": {
+                "ENGINE": "django.db.backends.postgresql", "NAME": os.environ["DB_NAME"], "USER": os.environ["DB_USER"],
+                "OPTIONS": place,
+            },
+            "other": {"ENGINE": "django.db.backends.sqlite3", "NAME": "other.sqlite3"},
+        }
+        DATABASES["reading"] = {**DATABASES["default"], "TEST": {"MIRROR": "default"}}
+        """,
+        conftest="""
+        import pytest
+
+        @pytest.fixture(scope="session")
+        def django_db_setup(lakebranch_worker, django_db_setup, django_db_blocker):
+            from django.contrib.auth.models import Group
+
+            with django_db_blocker.unblock():
+                Group.objects.create(name="clerks")
+        """,
+        test_it="""
+        import pytest
+
+        @pytest.mark.parametrize("number", range(2))
+        @pytest.mark.django_db(transaction=True, serialized_rollback=True, databases=["default", "other", "reading"])
+        def test_users(number):
+            from django.contrib.auth.models import Group, User
+            from django.db import connection
+            User.objects.create(username="one")
+            User.objects.using("other").create(username="two")
+            assert [user.username for user in User.objects.using("reading").all()] == ["one"]
+            assert Group.objects.get().name == "clerks"
+            assert connection.settings_dict["NAME"] == "app"
+        """,
+    )
+    project.ini(
+        lakebranch_base=["sql:schema.sql", "django:settings"],
+        lakebranch_env=["DB_NAME={database}", "DB_USER={user}", "DB_HOST={host}", "DB_PORT={port}"],
+        lakebranch_autouse=True,
+        DJANGO_SETTINGS_MODULE="settings",
+        pythonpath=".",
+    )
+    project.spawn(*without_others("django"), "-n", "2", plain=False).assert_outcomes(passed=2)
+
+
 def test_unittest(project: Project) -> None:
     """A unittest.TestCase with the marker has a lease in setUp, in its tests and in tearDown."""
     project.write(
