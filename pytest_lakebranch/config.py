@@ -144,6 +144,10 @@ SERVER_SETTINGS_OF_OURS = {
 }
 
 
+VARIABLES_OF_OTHERS = re.compile(r"PATH|HOME|TMPDIR|(LD_|DYLD_|PYTHON|PYTEST_|LAKEBRANCH_).*")
+"""Variables that decide how programs run, and where: a URL in them would break the run."""
+
+
 class Settings(NamedTuple):
     """All settings of a run, resolved. ``sources`` tells for each that is not a default where it came from."""
 
@@ -356,6 +360,8 @@ def _check_env(settings: Settings) -> None:
         name = entry.partition("=")[0].strip()
         if not re.fullmatch(r"[A-Za-z_]\w*", name):
             raise ConfigError(f"lakebranch_env: {entry!r} is neither NAME nor NAME=TEMPLATE.")
+        if VARIABLES_OF_OTHERS.fullmatch(name):
+            raise ConfigError(f"lakebranch_env: {name} cannot be set: the system, Python, pytest or we go by it.")
     try:
         settings.variables(dict.fromkeys(("url", "host", "port", "user", "password", "database"), ""))
     except (KeyError, IndexError, ValueError, AttributeError) as error:

@@ -30,9 +30,18 @@ def own_namespace() -> tuple[str, ...]:
 
 
 @functools.cache
+def lack_of_namespaces() -> str:
+    """Why programs cannot be given user namespaces, found by trying; empty where they can."""
+    if not LINUX:
+        return "this system has no user namespaces"
+    if shutil.which("unshare") is None:
+        return "no user namespace can be made without the program unshare (util-linux), which is not on PATH"
+    return "" if works(own_namespace(), "true") else "this machine refuses user namespaces"
+
+
 def has_namespaces() -> bool:
-    """Whether programs can be given user namespaces, found by trying."""
-    return LINUX and shutil.which("unshare") is not None and works(own_namespace(), "true")
+    """Whether programs can be given user namespaces."""
+    return not lack_of_namespaces()
 
 
 def works(prefix: tuple[str, ...], *program: str) -> bool:

@@ -9,6 +9,8 @@
 
 All directories are made by us with mode 0700; one that belongs to somebody else is refused, never changed.
 HOME itself may be an existing directory of any mode: nothing but FORMAT lies in it openly.
+Where servers of root run as another uid, HOME/nobody takes the place of HOME: neither they nor those of a root that has
+user namespaces, which may be the same on another day or share the volume, can read what the others made.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from pathlib import Path
 from pytest_lakebranch.directories import remove_tree
 from pytest_lakebranch.errors import MachineError
 from pytest_lakebranch.processes import Identity
-from pytest_lakebranch.servant import closed_to_servant, hand_over, servant
+from pytest_lakebranch.servant import closed_to_servant, hand_over, lack_of_namespaces, servant
 
 FORMAT = 1
 SOCKET_PATH_LIMIT = 103
@@ -38,6 +40,7 @@ ALIVE = "alive.lock"
 """In the directory of a run: its host holds the lock as long as it lives."""
 FOR_SERVANT = "/var/tmp/pytest-lakebranch-0"  # noqa: S108  (0700, owner checked)
 """The state directory of root where servers run as another uid, which cannot get into root's home directory."""
+OF_SERVANT = "nobody"
 SOCKET_NAME = ".s.PGSQL.5432"
 CLOUD_RECORD = "cloud.json"
 """In the directory of a run that has branches in a cloud, until these are gone: who deletes them needs it."""
@@ -54,7 +57,8 @@ class State:
     @classmethod
     def at(cls, home: str) -> State:
         """The state directory at ``home``; empty means the default one. Nothing is made yet."""
-        return cls(Path(home) if home else default_home())
+        found = Path(home) if home else default_home()
+        return cls(found if servant() is None else found / OF_SERVANT)
 
     @property
     def layers(self) -> Path:
@@ -88,6 +92,7 @@ class State:
                 f"most that PostgreSQL can work below ({str(self.home)[:60]}…). Set LAKEBRANCH_HOME to a shorter one."
             )
         try:
+            self._check_reachable()  # before anything is made, and given away, in a place that is of no use
             if not self.home.is_dir():
                 self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
                 hand_over(self.home)
@@ -106,7 +111,7 @@ class State:
         closed = closed_to_servant(self.runs)
         if closed is not None:
             raise MachineError(
-                f"PostgreSQL refuses to run as root, and this machine refuses user namespaces, so servers run as uid "
+                f"PostgreSQL refuses to run as root, and {lack_of_namespaces()}, so servers run as uid "
                 f"{servant()}, and {closed} keeps that uid out of the state directory {self.home}. Set LAKEBRANCH_HOME "
                 "(or lakebranch_home) to a directory below one that is open to all, such as /var/tmp/lakebranch."
             )
@@ -185,8 +190,9 @@ def _is_ours(runtime: Path) -> bool:
 def sockets_root() -> Path:
     """The directory that holds the socket directories of all runs of this user, short enough for sockets in it."""
     runtime = os.environ.get("XDG_RUNTIME_DIR")
-    candidates = [Path(runtime) / "lakebranch"] if runtime and _is_ours(Path(runtime)) else []
-    name = f"lakebranch-{os.geteuid()}" + (f"-{servant()}" if servant() is not None else "")
+    whose = f"-{servant()}" if servant() is not None else ""
+    candidates = [Path(runtime) / f"lakebranch{whose}"] if runtime and _is_ours(Path(runtime)) else []
+    name = f"lakebranch-{os.geteuid()}{whose}"
     candidates += [Path(tempfile.gettempdir()) / name, Path("/tmp") / name]  # noqa: S108  (0700, owner checked)
     for candidate in candidates:
         if os.geteuid() == 0 and not _is_open(candidate.parent) and closed_to_servant(candidate.parent) is not None:

