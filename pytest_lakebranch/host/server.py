@@ -53,6 +53,7 @@ class Host:
         listener.listen(64)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, lambda *_: self._over.set())
+        signal.signal(signal.SIGTSTP, signal.SIG_DFL)  # who was started by one that ignores it would pass that on
         threading.Thread(target=self._accept, args=(listener,), name="accept", daemon=True).start()
         self._watch.add(self._controller)
         ready()

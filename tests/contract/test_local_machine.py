@@ -114,6 +114,7 @@ import sys, os, time, json
 sys.path[:0] = json.loads(sys.argv[2])
 from pathlib import Path
 from local_rigs import rig, run_sql
+from pytest_lakebranch.providers.local.rewind import gate
 with rig(Path(sys.argv[1]), check=False, storage=sys.argv[3]) as made:
     one = made.start("one", made.base("create table t (i int)"))
     run_sql(one, "insert into t values (1)")
@@ -122,8 +123,13 @@ with rig(Path(sys.argv[1]), check=False, storage=sys.argv[3]) as made:
     two.end_connections()
     assert two.change() is None
     print(json.dumps([one.server.pid, two.server.pid, made.provider.facts.storage]), flush=True)
-    if sys.argv[4] == "wait":
+    if sys.argv[4] == "be killed":
         sys.stdin.read()
+    if sys.argv[4] == "die in the gate":
+        with gate.closed(one.server, one._clients):
+            sys.stdin.read()
+            os.kill(two.server.pid, gate.STOP)
+            os.kill(os.getpid(), 9)
 """
 
 
@@ -137,24 +143,29 @@ def script(home: Path, rung: str, then: str, *, become: tuple[str, ...] = ()) ->
     return [*become, python, "-c", RUN, str(home), json.dumps(packages), rung, then]
 
 
-@pytest.mark.parametrize("rung", ["overlay", "copy"])
-def test_servers_die_with_a_host_that_is_killed(tmp_path: Path, rung: str) -> None:
-    """When the host is killed with -9, its servers end, and with them mounts and shared memory.
+@pytest.mark.parametrize(("rung", "then"), [("overlay", "be killed"), ("copy", "die in the gate")])
+def test_servers_die_with_a_host_that_is_killed(tmp_path: Path, rung: str, then: str) -> None:
+    """When the host is killed with -9, its servers end, and with them mounts and shared memory: also one that it has
+    stopped to put a branch back, and one that it was just stopping.
 
     Their shared memory is in no place where it could be left: not in /dev/shm, and not in our IPC namespace.
     """
     import json
 
-    command = script(tmp_path / "home", rung, "wait")
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as host:
+    command = script(tmp_path / "home", rung, then)
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True) as host:
         assert host.stdout is not None
+        assert host.stdin is not None
         line = host.stdout.readline()
         pids = json.loads(line)[:2]
         assert len(processes_in(tmp_path)) > 2
         for pid in pids:
             assert "/dev/shm" not in Path(f"/proc/{pid}/maps").read_text()
             assert Path(f"/proc/{pid}/ns/ipc").readlink() != Path("/proc/self/ns/ipc").readlink()
-        os.kill(host.pid, signal.SIGKILL)
+        if then == "be killed":
+            host.kill()
+        host.stdin.close()
+    assert host.returncode == -signal.SIGKILL
     assert poll(lambda: None if processes_in(tmp_path) else True, deadline=Deadline(10)) is True
     assert len(pids) == 2
 

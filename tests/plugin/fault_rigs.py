@@ -19,6 +19,7 @@ from typing import Literal
 import psutil
 
 from pytest_lakebranch.ledger import entries as ledger_entries
+from pytest_lakebranch.processes import stat_fields
 from pytest_lakebranch.waiting import Deadline, poll
 from tests.plugin.conftest import PLAIN, SOON, Project, entries
 from tests.plugin.fault_machine import MARK, ZOMBIE, Machine
@@ -38,6 +39,8 @@ while pytest collects.
 """
 OCCURRENCES = {"lease": 7, "rewind": 4, "replace": 2}
 """How often those phases come in each run that come more than once: any of them may be meant."""
+GATE_SECONDS = 0.5
+"""How long a gate that is closed is looked for."""
 Victim = Literal["worker", "controller", "host", "compute", "everything"]
 VICTIMS: tuple[Victim, ...] = ("worker", "controller", "host", "compute", "everything")
 
@@ -152,6 +155,11 @@ class Point:
     victim: Victim
     signal: signal.Signals
 
+    @property
+    def is_in_gate(self) -> bool:
+        """Whether to kill while a branch is put back, its server being stopped: every other time in that phase."""
+        return self.phase == "rewind" and self.occurrence % 2 == 1
+
     @classmethod
     def of(cls, number: int, seed: int) -> Point:
         """All phases in turn, and within them all victims."""
@@ -167,7 +175,8 @@ class Point:
 
     def __str__(self) -> str:
         nth = f" {self.occurrence}" if self.phase in OCCURRENCES else ""
-        return f"#{self.number} {self.phase}{nth} + {self.delay * 1000:.0f} ms: {self.victim} {self.signal.name}"
+        when = "in a gate" if self.is_in_gate else f"+ {self.delay * 1000:.0f} ms"
+        return f"#{self.number} {self.phase}{nth} {when}: {self.victim} {self.signal.name}"
 
 
 @dataclass
@@ -189,7 +198,6 @@ class Trial:
         run = self.project.start("-n", "2", "-q", env={**os.environ, MARK: self.machine.mark})
         try:
             reached = poll(lambda: self._reached(run, before), deadline=Deadline(60), every=0.002)
-            time.sleep(self.point.delay)
             killed = self._kill(run) if reached else 0
             run.wait(timeout=100)
         finally:
@@ -224,11 +232,22 @@ class Trial:
 
     def _kill(self, run: subprocess.Popen[str]) -> int:
         killed = 0
-        for pid in self._victims(run):
+        for pid in self._victims_at_a_gate(run) if self.point.is_in_gate else self._victims_after_delay(run):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, self.point.signal)
                 killed += 1
         return killed
+
+    def _victims_after_delay(self, run: subprocess.Popen[str]) -> list[int]:
+        time.sleep(self.point.delay)
+        return self._victims(run)
+
+    def _victims_at_a_gate(self, run: subprocess.Popen[str]) -> list[int]:
+        """Who is to be killed is asked before, for a gate is open again in no time; it may be that none is closed."""
+        servers = [pid for pid, words in self.machine.processes().items() if "/bin/postgres -D" in words]
+        victims = self._victims(run)
+        poll(lambda: True if any(map(_is_stopped, servers)) else None, deadline=Deadline(GATE_SECONDS), every=0.0001)
+        return victims
 
     def _victims(self, run: subprocess.Popen[str]) -> list[int]:
         ours = {pid: words for pid, words in self.machine.processes().items() if not words.startswith(ZOMBIE)}
@@ -244,6 +263,10 @@ class Trial:
             "everything": lambda: list(ours),
         }
         return of[self.point.victim]()
+
+
+def _is_stopped(pid: int) -> bool:
+    return stat_fields(pid)[:1] == ["T"]
 
 
 @contextmanager

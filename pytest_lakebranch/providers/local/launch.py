@@ -82,7 +82,7 @@ class Launcher:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="lakebranch-launcher")
 
     def server(self, command: Sequence[str], *, overlay: Overlay | None, log: Path) -> subprocess.Popen[bytes]:
-        """Start a server that dies when we die, in a session of its own; its output goes to ``log``."""
+        """Start a server that dies when we die, in a process group of its own; its output goes to ``log``."""
         return self._in_thread(_popen, self._server_command(command, overlay), log, subprocess.DEVNULL)
 
     def run(self, command: Sequence[str], *, log: Path, told: str = "") -> int:
@@ -123,5 +123,5 @@ def _popen(command: Sequence[str], log: Path, stdin: int) -> subprocess.Popen[by
             stdout=output,
             stderr=output,
             env=environment(),
-            start_new_session=True,
+            process_group=0,  # but in our session: whoever is stopped when we die goes on, and meets its signal
         )

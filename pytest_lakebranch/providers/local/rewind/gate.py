@@ -14,6 +14,11 @@ from pytest_lakebranch.providers.local.rewind.unproven import UnprovenError
 from pytest_lakebranch.providers.local.server import Server
 from pytest_lakebranch.waiting import Deadline, poll
 
+STOP = signal.SIGTSTP
+"""A stop that ends when we die (launch.py), so that a server dies with us also while the gate is closed: the system
+sends SIGCONT to a stopped process group whose last parent in its session is gone (kill_orphaned_pgrp, exit.c), and lets
+no stop begin in such a group but that of SIGSTOP (get_signal, signal.c).
+"""
 STOP_SECONDS = 2.0
 EXIT_CODE = 49
 """Of /proc/PID/stat, counted from the state letter: how a zombie ended, as wait(2) says it (proc(5), field 52)."""
@@ -38,7 +43,7 @@ def closed(server: Server, clients: Clients) -> Iterator[None]:
 
 
 def _stop(pid: int) -> None:
-    os.kill(pid, signal.SIGSTOP)
+    os.kill(pid, STOP)
     # Asked of the system as its parent: looking again and again would keep the processor from the one that is to stop.
     what = os.WSTOPPED | os.WEXITED | os.WNOWAIT | os.WNOHANG
     seen = poll(lambda: os.waitid(os.P_PID, pid, what), deadline=Deadline(STOP_SECONDS), every=0.00005)
