@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -20,7 +21,7 @@ from pytest_lakebranch.branches.lease import Purpose, Request
 from pytest_lakebranch.building import Builder
 from pytest_lakebranch.config import Settings
 from pytest_lakebranch.environment import Seat, clear_abandoned_seats
-from pytest_lakebranch.errors import ConfigError, HostError, LakebranchError, MachineError
+from pytest_lakebranch.errors import BranchError, ConfigError, HostError, LakebranchError, MachineError
 from pytest_lakebranch.host.ahead import Ahead
 from pytest_lakebranch.host.client import HostClient, connect, connect_or_start
 from pytest_lakebranch.host.run_directory import RunDirectory
@@ -59,6 +60,8 @@ class Run:
         self._directory = RunDirectory.of(State.at(settings.home), place.run)
         self._client: HostClient | None = None
         self._bases: dict[tuple[Any, ...], str] = {}
+        self._building = threading.RLock()
+        self._at_work: set[tuple[str, int]] = set()
         self._shared: dict[Purpose, Branch] = {}
         self._schemas: dict[str, Schema] = {}
         self._trouble: LakebranchError | None = None
@@ -93,20 +96,17 @@ class Run:
     def base(self, entries: Sequence[str | Callable[..., object]] | None = None) -> str:
         """The key of a base, made by ``entries`` (default: the project's), which is ready when this returns."""
         chosen = tuple(self.entries if entries is None else entries)
-        if chosen not in self._bases:
-            steps = self.steps(chosen)
-            builder = Builder(
-                self._host,
-                Progress(self._place.terminal),
-                Path(self.settings.root),
-                self._seat,
-                self.settings.lock_seconds,
-            )
-            try:
-                self._bases[chosen] = builder.ensure(steps)
-            finally:
-                self.application.lead_again()  # a step's code may have used the application
+        with self._building:  # another thread would wait on the host's line, which who builds it needs
+            if chosen not in self._bases:
+                self._bases[chosen] = self._build(self.steps(chosen))
         return self._bases[chosen]
+
+    def _build(self, steps: Sequence[Step]) -> str:
+        progress, root = Progress(self._place.terminal), Path(self.settings.root)
+        try:
+            return Builder(self._host, progress, root, self._seat, self.settings.lock_seconds).ensure(steps)
+        finally:
+            self.application.lead_again()  # a step's code may have used the application
 
     def steps(self, entries: Sequence[str | Callable[..., object]]) -> tuple[Step, ...]:
         """The steps that ``entries`` name. Raises ConfigError."""
@@ -215,12 +215,17 @@ class Run:
     def once(self, branch: Branch, work: Callable[[Branch], object]) -> None:
         """Have ``work`` done for a branch by one worker of the run; returns when it is done."""
         key = f"{branch.lease} {_name_of(work)}"
+        mine = (key, threading.get_ident())
+        if mine in self._at_work:
+            raise BranchError(f"once() was called for {work.__qualname__} while that runs: it would wait for itself.")
         if self._host.begin(key):
             done = False
+            self._at_work.add(mine)
             try:
                 work(branch)
                 done = True
             finally:
+                self._at_work.discard(mine)
                 self._host.end(key, done=done)
 
     # -- the end

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import socket
 import subprocess
@@ -11,6 +12,7 @@ import sys
 import threading
 from collections.abc import Collection
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -105,9 +107,13 @@ class HostClient:
         return count
 
     def begin(self, key: str) -> bool:
-        """Whether this worker is to do the work ``key``; False when it is done. Waits while another is at it."""
-        mine: bool = self._call("begin", key=key, worker=self._worker)
-        return mine
+        """Whether this worker is to do the work ``key``; False when it is done. Waits while another is at it.
+
+        It asks again and again meanwhile: who is at it may be another thread, which needs the line.
+        """
+        ask = partial(self._call, "begin", key=key, worker=self._worker)
+        mine: bool | None = poll(ask, deadline=Deadline(math.inf), every=POLL_SECONDS)
+        return bool(mine)
 
     def end(self, key: str, *, done: bool) -> None:
         """Say that the work was done, or failed."""

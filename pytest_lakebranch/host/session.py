@@ -79,7 +79,7 @@ class Session:
     def _disconnect(self, lease: str, but: list[int]) -> int:
         return self._engine.disconnect(lease, but)
 
-    def _begin(self, key: str, worker: str) -> bool:
+    def _begin(self, key: str, worker: str) -> bool | None:
         return self._engine.once.begin(key, worker)
 
     def _end(self, key: str, done: bool) -> None:

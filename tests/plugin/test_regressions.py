@@ -71,6 +71,42 @@ def test_once_knows_functions_apart(project: Project) -> None:
     project.run().assert_outcomes(passed=1)
 
 
+def test_threads_of_one_worker(project: Project) -> None:
+    """They wait for each other where one does work once, or builds a base; work that waits for itself is refused."""
+    project.write(
+        test_it="""
+        import threading, pytest
+        from concurrent.futures import ThreadPoolExecutor
+        from pytest_lakebranch.errors import BranchError
+        from pytest_lakebranch.run import run_of
+
+        def at_once(work):
+            with ThreadPoolExecutor(2) as threads:
+                return [each.result(60) for each in [threads.submit(work), threads.submit(work)]]
+
+        def fill(branch):
+            with pytest.raises(BranchError, match="once.. was called for fill while that runs"):
+                branch.once(fill)
+            with branch.fork() as child, child.connect():
+                filled.append(threading.get_ident())
+
+        filled = []
+
+        def test_once(lakebranch_run):
+            at_once(lambda: lakebranch_run.once(fill))
+            assert len(filled) == 1
+
+        def step(conn):
+            conn.execute("create table built (id int)")
+
+        def test_base(request):
+            first, second = at_once(lambda: run_of(request.config).base([step]))
+            assert first == second
+        """
+    )
+    project.spawn().assert_outcomes(passed=2)
+
+
 def test_django_that_is_loaded_and_not_configured(project: Project) -> None:
     """A library may import Django in a project that is not one of Django's."""
     project.write(test_it="import django.db\n\ndef test_it(lakebranch_conn): ...\n\ndef test_next(lakebranch): ...")
