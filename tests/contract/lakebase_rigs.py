@@ -31,6 +31,13 @@ def environ(emulated: Emulated) -> dict[str, str]:
     return {"DATABRICKS_HOST": emulated.url, "DATABRICKS_TOKEN": str(emulated.emulator.options.identities[0].token)}
 
 
+def machine(emulated: Emulated) -> dict[str, str]:
+    """What leads to the emulator, as its service principal, by client id and secret."""
+    found = emulated.emulator.options.identities[1]
+    secret = {"DATABRICKS_CLIENT_ID": found.name, "DATABRICKS_CLIENT_SECRET": str(found.secret)}
+    return {"DATABRICKS_HOST": emulated.url, "DATABRICKS_TOKEN": "", **secret}
+
+
 def ours(emulated: Emulated) -> list[str]:
     """The branches that we have there."""
     with emulated.emulator.world.lock:
@@ -86,7 +93,7 @@ def cloud(
     )
     with tempfile.TemporaryDirectory(prefix="t", dir=sockets_root()) as sockets:
         more = {} if wall is None else {"wall": wall}
-        project = open_project(settings, run, {**environ(emulated), **(login or {})})
+        project = open_project(settings, run, {**environ(emulated), **(login or {})}, **more)
         provider = LakebaseProvider(project, locks=home / "locks", sockets=Path(sockets), **more)
         try:
             yield Cloud(emulated, settings, provider, Path(sockets), home)

@@ -10,7 +10,7 @@ from pathlib import Path
 import psycopg
 import pytest
 from emulator_rigs import Emulated
-from lakebase_rigs import Cloud, cloud, ended, ours, sql
+from lakebase_rigs import Cloud, calls, cloud, ended, ours, sql
 
 from pytest_lakebranch.branches.base import Plan
 from pytest_lakebranch.branches.lease import Request
@@ -151,6 +151,21 @@ def test_steps_make_a_template(here: Cloud) -> None:
     engine.close()
     assert engine.summary().left_behind == ()
     assert ours(here.emulated) == []
+
+
+def test_only_reading_makes_a_branch_for_each_worker(here: Cloud) -> None:
+    """However many tests there are, and no more."""
+    engine, plan = here.engine(workers=2), Plan((), ())
+    before = len(calls(here.emulated))
+    engine.bases.request("gw0", plan)
+    for number in range(4):
+        requests = [Request(worker, f"test_{number}", "test", engine.bases.key(plan)) for worker in ("gw0", "gw1")]
+        grants = [engine.lease(request) for request in requests]
+        for grant in grants:
+            assert sql(grant.endpoint, "select count(*) from item") == [(10,)]
+            assert engine.release(grant.lease).ending == "clean"
+    engine.close()
+    assert calls(here.emulated)[before:].count("create_branch") == 2
 
 
 def test_a_kept_template_serves_the_next_run(lakebase: Emulated, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import psycopg
 import pytest
 import trustme
 from emulator_rigs import Emulated
-from lakebase_rigs import Cloud, calls, cloud, ours, sql
+from lakebase_rigs import Cloud, calls, cloud, machine, ours, sql
 
 from pytest_lakebranch.emulator.limits import Limits
 from pytest_lakebranch.errors import BranchError, CloudError, LakebranchError
@@ -147,20 +147,6 @@ def test_a_ttl_that_is_too_long_is_cut(new_emulator: Callable[..., Emulated], tm
         assert here.provider._branches.ttl <= 1000
 
 
-def test_a_long_run(new_emulator: Callable[..., Emulated], tmp_path: Path) -> None:
-    """In two hours of a moved clock no branch expires, and new connections have tokens that are good."""
-    emulated = new_emulator()
-    ahead = [0.0]
-    with cloud(emulated, tmp_path, wall=lambda: time.time() + ahead[0]) as here:
-        compute = here.start("b1")
-        for _ in range(12):
-            ahead[0] += 600
-            here.provider._upkeep.tick()
-            emulated.emulator.advance(600)
-            assert sql(compute.endpoint, "select count(*) from item") == [(10,)]
-    assert ours(emulated) == []
-
-
 def test_the_reaper_takes_what_is_ours_and_dead(lakebase: Emulated, tmp_path: Path) -> None:
     """Not what lives, belongs to others, or has another name; with --dry-run nothing."""
     state = State(tmp_path / "home").ensure()
@@ -268,14 +254,8 @@ def test_who_may_not_make_branches_is_told(lakebase: Emulated, tmp_path: Path) -
 
 def test_service_principals_log_in(lakebase: Emulated, tmp_path: Path) -> None:
     """By client id and secret."""
-    machine = lakebase.emulator.options.identities[1]
-    login = {
-        "DATABRICKS_TOKEN": "",
-        "DATABRICKS_CLIENT_ID": machine.name,
-        "DATABRICKS_CLIENT_SECRET": str(machine.secret),
-    }
-    with cloud(lakebase, tmp_path, login=login) as here:
-        assert here.provider._project.identity == machine.name
+    with cloud(lakebase, tmp_path, login=machine(lakebase)) as here:
+        assert here.provider._project.identity == lakebase.emulator.options.identities[1].name
 
 
 def test_nothing_is_known_of_a_fork_point_that_is_none(here: Cloud) -> None:

@@ -43,9 +43,17 @@ def linked():
 """A conftest.py that has the files of a run's directory outlive it: what is written to them later is seen, too."""
 
 
-def assert_nothing_left(cloud: Emulated) -> None:
-    """What is being deleted is soon gone."""
-    assert poll(lambda: None if ours(cloud) else True, deadline=Deadline(20)), ours(cloud)
+def assert_nothing_left(cloud: Emulated, *others: str) -> None:
+    """What is being deleted is soon gone; ``others`` are not of the runs in question, and stay."""
+    stay = sorted(others)
+    assert poll(lambda: True if others_and_ours(cloud) == stay else None, deadline=Deadline(20)), others_and_ours(cloud)
+
+
+def others_and_ours(cloud: Emulated) -> list[str]:
+    """All branches but the default one."""
+    with cloud.emulator.world.lock:
+        found = [each for project in cloud.emulator.world.projects.values() for each in project.branches.values()]
+    return sorted(each.id for each in found if not each.is_default)
 
 
 def assert_no_secret_in(

@@ -157,16 +157,20 @@ def _source(settings: Settings) -> tuple[str, str]:
     return found[1], found[2] or ""
 
 
-def open_project(settings: Settings, run: str, environ: Mapping[str, str] | None = None) -> Project:
+def open_project(
+    settings: Settings,
+    run: str,
+    environ: Mapping[str, str] | None = None,
+    *,
+    wall: Callable[[], float] = time.time,
+) -> Project:
     """The project of ``lakebranch_source``, as whoever the environment says we are; ``run`` names the run.
 
     Raises ConfigError and CloudError.
     """
     project, branch = _source(settings)
     clock = Clock(now=time.monotonic)
-    host, header = auth.authorization(
-        auth.find(os.environ if environ is None else environ), fetch, Clock(now=time.time)
-    )
+    host, header = auth.authorization(auth.find(os.environ if environ is None else environ), fetch, Clock(now=wall))
     client = Client(host, header, Rate(settings.requests or None, clock), clock)
     try:
         return _opened(settings, client, project, branch, run)
