@@ -12,6 +12,7 @@ from typing import Any
 import psycopg
 import pytest
 import trustme
+from databricks.sdk.service.postgres import Branch, BranchSpec, FieldMask
 from emulator_rigs import Emulated
 from lakebase_rigs import Cloud, calls, cloud, machine, ours, sql
 
@@ -202,6 +203,35 @@ def test_the_reaper_takes_all_of_an_owner(lakebase: Emulated, tmp_path: Path) ->
         finally:
             for name in (lives, other):
                 lakebase.w.postgres.delete_branch(f"{lakebase.project}/branches/{name}", purge=True).wait()
+
+
+def test_the_source_is_never_changed(here: Cloud, lakebase: Emulated) -> None:
+    """What is the default branch, foreign, another owner's, or protected is refused before any call; it is no reason
+    not to fork a source.
+    """
+    project, protected = here.provider._project, Branch(spec=BranchSpec(is_protected=True))
+    lakebase.done(lakebase.w.postgres.update_branch(lakebase.production, protected, FieldMask(["spec.is_protected"])))
+    theirs = Name(owner_of("other@example.com"), "2" * 8, "b1", time.time() + 86400)
+    before = len(calls(lakebase))
+    for path in (
+        lakebase.production,
+        f"{lakebase.project}/branches/somebodys",
+        f"{lakebase.project}/branches/{theirs}",
+    ):
+        for change in (
+            lambda path: project.api.delete(path, Deadline(5)),
+            lambda path: project.api.make_small(f"{path}/endpoints/primary"),
+            lambda path: project.api.set_expiration(path, {"ttl": "60s"}, Deadline(5)),
+        ):
+            with pytest.raises(BranchError, match=f"{path} is not touched: (its name is none|it belongs to)"):
+                change(path)
+    own = f"{lakebase.project}/branches/{Name(project.owner, project.run, 'b7', time.time())}"
+    with pytest.raises(BranchError, match="it is protected"):
+        project.api.delete(own, Deadline(5), status={"is_protected": True})
+    assert len(calls(lakebase)) == before
+    life(here)
+    open_ = Branch(spec=BranchSpec(is_protected=False))
+    lakebase.done(lakebase.w.postgres.update_branch(lakebase.production, open_, FieldMask(["spec.is_protected"])))
 
 
 def test_generations_are_swept_from_the_youngest(lakebase: Emulated, tmp_path: Path) -> None:
