@@ -75,14 +75,13 @@ def jobs() -> int:
     return min(MOST_JOBS, max(2, os.cpu_count() or 1))
 
 
-def restore(path: Path, place: Workplace, *options: str, parallel: bool = True) -> Failure | None:
-    """Restore an archive with pg_restore, until its first error.
+def restore(path: Path, place: Workplace, *options: str, parallel: bool = True, stop: bool = True) -> Failure | None:
+    """Restore an archive with pg_restore, until its first error unless that is not to ``stop`` it.
 
     It refuses several jobs for tar, whose members cannot be reached out of order.
     """
-    many = f"--jobs={jobs() if parallel else 1}"
-    reached = programs.connected(place)
-    done = programs.run(place, "pg_restore", *reached, "--exit-on-error", many, *options, str(path), cwd=place.root)
+    how = [f"--jobs={jobs() if parallel else 1}", *(["--exit-on-error"] if stop else []), *options]
+    done = programs.run(place, "pg_restore", *programs.connected(place), *how, str(path), cwd=place.root)
     return _failure(done.errors, files.shown(path, place.root), done.status) if done.status else None
 
 
@@ -95,6 +94,12 @@ def entries(path: Path, place: Workplace) -> list[str]:
     """What is in an archive: type, schema (``-`` for none) and name of each, without numbers."""
     found = (re.match(r"\d+; \d+ \d+ (.+)", line) for line in contents(path, place))
     return [match[1] for match in found if match]
+
+
+def listed(lines: list[str], path: Path) -> str:
+    """The option of pg_restore that has it restore only these lines of the table of contents, which ``path`` holds."""
+    path.write_text("\n".join(lines) + "\n")
+    return f"--use-list={path}"
 
 
 def definitions(path: Path, place: Workplace) -> list[str]:

@@ -83,7 +83,7 @@ def missing_roles(names: Iterable[str]) -> str:
     return (
         f"A branch has only the roles that its steps create, and no {', '.join(roles)}. Put an sql: step before this "
         f"one with `{creating}`, or set {one if len(roles) == 1 else several}; a dump may also be made again with "
-        "`pg_dump --no-owner --no-privileges`."
+        "`pg_dump --no-owner --no-privileges`, which still names the roles of policies."
     )
 
 

@@ -12,7 +12,7 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,9 +23,10 @@ from pytest_lakebranch.masking import masked
 from pytest_lakebranch.postgres.connect import connect, parameters_of
 from pytest_lakebranch.processes import Identity
 from pytest_lakebranch.state import owner_is_gone, write_owner
-from pytest_lakebranch.steps import dump, files, hints, physical, programs, roles
+from pytest_lakebranch.steps import dump, files, hints, needed, physical, programs, roles
 from pytest_lakebranch.steps.base import Workplace
 from pytest_lakebranch.steps.failures import Failure, base_error
+from pytest_lakebranch.steps.needed import FOLLOWS_SINCE
 from pytest_lakebranch.steps.physical import Original
 
 READ_ONLY = "-c default_transaction_read_only=on"
@@ -35,12 +36,33 @@ NOT_WHERE = ("password", "sslpassword", "connect_timeout", "application_name")
 """Parameters that say nothing of which database it is, or as whom."""
 WORDS = ("schemas", "tables", "refresh", "copy")
 WAYS = ("dump", "physical")
+THERE = "already exists"
 OTHERWISE = "With copy=dump the step copies by pg_dump instead."
 _LOOK = """
-SELECT current_setting('server_version_num'), '' UNION ALL
-SELECT n.nspname || ' ' || c.relname || ' ' || k.conname, rn.nspname || '.' || r.relname
+SELECT 'version', current_setting('server_version_num'), '' UNION ALL
+SELECT 'key', n.nspname || ' ' || c.relname || ' ' || k.conname, rn.nspname || '.' || r.relname
 FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace
-JOIN pg_class r ON r.oid = k.confrelid JOIN pg_namespace rn ON rn.oid = r.relnamespace WHERE k.contype = 'f'"""
+JOIN pg_class r ON r.oid = k.confrelid JOIN pg_namespace rn ON rn.oid = r.relnamespace WHERE k.contype = 'f'
+UNION ALL SELECT DISTINCT 'role', rolname, '' FROM pg_shdepend JOIN pg_roles r ON r.oid = refobjid
+JOIN pg_database d ON d.oid = dbid WHERE refclassid = 'pg_authid'::regclass AND datname = current_database()"""
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What is asked of the original first: its version, its foreign keys with the tables they lead to, and the roles
+    that own anything in the database, have a right there, or are named by a policy.
+    """
+
+    version: int
+    foreign: tuple[tuple[str, str], ...]
+    roles: frozenset[str]
+
+    @classmethod
+    def of(cls, rows: list[list[str]]) -> Look:
+        """What ``_LOOK`` gave."""
+        (version,) = (int(name) for word, name, _ in rows if word == "version")
+        foreign = tuple((name, target) for word, name, target in rows if word == "key")
+        return cls(version, foreign, frozenset(name for word, name, _ in rows if word == "role"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +75,10 @@ class Selection:
     def __bool__(self) -> bool:
         return bool(self.schemas or self.tables)
 
-    @property
-    def options(self) -> list[str]:
-        """As pg_dump's options."""
-        chosen = [f"--schema={name}" for name in self.schemas] + [f"--table={name}" for name in self.tables]
+    def options(self, major: int = FOLLOWS_SINCE) -> list[str]:
+        """As options of that pg_dump: from 16 on it takes partitions and children of tables with them."""
+        table = "--table-and-children" if major >= FOLLOWS_SINCE else "--table"
+        chosen = [f"--schema={name}" for name in self.schemas] + [f"{table}={name}" for name in self.tables]
         return [*chosen, "--strict-names"] if chosen else []
 
 
@@ -82,19 +104,19 @@ class PostgresStep:
         where = [f"{name}={value}" for name, value in sorted(source.items()) if name not in NOT_WHERE]
         age = str(int(self.now // self.refresh)) if self.refresh else ""
         how = [f"copy={self.way}"] if self.way else []
-        chosen = [*where, *self.selection.options, *how, age]
+        chosen = [*where, *self.selection.options(), *how, age]
         return files.fingerprint("postgres", [*chosen, "inputs", *self.inputs.digests()])
 
     def apply(self, place: Workplace) -> str:
         """Copy it; the size of what was copied, and how."""
         source = self._source()
-        version, foreign = self._look_at(source, place)
-        found = self._physical(source, place, version)
+        look = self._look_at(source, place)
+        found = self._physical(source, place, look.version)
         if isinstance(found, Original):
             return self._copy_files(found, place)
         if self.way == "physical":
             raise BaseError(f"{self.label}: it cannot be copied physically: {found}.")
-        return f"{self._copy_by_dump(source, foreign, place)}, by dump: {found}"
+        return f"{self._copy_by_dump(source, look, place)}, by dump: {found}"
 
     def _physical(self, source: dict[str, str], place: Workplace, version: int) -> Original | str:
         """The original as it can be copied physically; or why it is not."""
@@ -114,17 +136,40 @@ class PostgresStep:
             raise BaseError(f"{self.label}: {error}\n{OTHERWISE}") from error
         return f"{amounts.size_text(original.size)}, physically"
 
-    def _copy_by_dump(self, source: dict[str, str], foreign: list[tuple[str, str]], place: Workplace) -> str:
+    def _copy_by_dump(self, source: dict[str, str], look: Look, place: Workplace) -> str:
         with _directory(self.inputs.notes.directory) as directory:
             copied = directory / "dump"
             self._dump(source, copied, place)
-            self._prepare(copied, place)
-            listed = _listed(copied, place, foreign) if self.selection else None
-            options = [] if listed is None else [f"--use-list={_written(listed, directory)}"]
-            failure = dump.restore(copied, place, *options)
+            dump.make_way(copied, place)
+            _make_roles(roles.missing(dump.definitions(copied, place), place, look.roles), place)
+            failure = self._restore_part(copied, source, look, place) if self.selection else dump.restore(copied, place)
             if failure:
-                raise base_error(self.label, failure, hints.advice(failure.message, place))
+                raise base_error(self.label, failure, hints.advice(failure.message, place) or self._wider())
             return amounts.size_text(sum(path.stat().st_size for path in copied.iterdir()))
+
+    def _restore_part(self, copied: Path, source: dict[str, str], look: Look, place: Workplace) -> Failure | None:
+        """Restore the dump after what it needs; what failed first, if that is why the dump cannot be restored."""
+        found = needed.needed_by(copied, source, place, self.label)
+        if found.left_out:
+            raise BaseError(f"{self.label}: {self._left_out(found, place)}")
+        schemas, rest = _listed(copied, place, look.foreign, found)
+        failure = dump.restore(copied, place, dump.listed(schemas, copied.parent / "schemas")) if schemas else None
+        if failure:
+            return failure
+        _make_schemas(found.schemas, place)
+        earlier = needed.make(found, source, place, copied.parent)
+        failure = dump.restore(copied, place, dump.listed(rest, copied.parent / "rest"))
+        return failure and (failure if earlier is None or THERE in earlier.message else earlier)
+
+    def _left_out(self, found: needed.Needed, place: Workplace) -> str:
+        newer = ", or set lakebranch_postgres to version 16 or newer, which takes partitions with their tables"
+        return (
+            f"what is chosen needs {', '.join(found.left_out[:5])}{', …' if len(found.left_out) > 5 else ''}: choose "
+            f"that too (tables=, schemas=){newer if place.binaries.major < FOLLOWS_SINCE else ''}."
+        )
+
+    def _wider(self) -> str:
+        return "Choose what is missing too: tables=, schemas=, or neither for everything." if self.selection else ""
 
     def _source(self) -> dict[str, str]:
         """The connection's parameters, in libpq's words."""
@@ -138,8 +183,8 @@ class PostgresStep:
         found["options"] = f"{found.get('options', '')} {READ_ONLY}".strip()
         return {"connect_timeout": TIMEOUT, **found}
 
-    def _look_at(self, source: dict[str, str], place: Workplace) -> tuple[int, list[tuple[str, str]]]:
-        """The version and the foreign keys of the original, by psql, which finds it as pg_dump will.
+    def _look_at(self, source: dict[str, str], place: Workplace) -> Look:
+        """A first look at the original, by psql, which finds it as pg_dump will.
 
         BaseError when it cannot be reached or is too new for our programs.
         """
@@ -147,58 +192,57 @@ class PostgresStep:
         if done.status:
             said = masked(done.errors).strip().removeprefix("psql: error: ")
             raise BaseError(f"{self.label}: the server that {self.variable} names cannot be read: {said}")
-        (told, _), *foreign = csv.reader(done.output.splitlines(keepends=True))
-        version = int(told)
-        if version // 10000 > place.binaries.major:
-            shown = f"{version // 10000}.{version % 10000}"
+        look = Look.of(list(csv.reader(done.output.splitlines(keepends=True))))
+        if look.version // 10000 > place.binaries.major:
+            shown = f"{look.version // 10000}.{look.version % 10000}"
             raise BaseError(f"{self.label}: {hints.newer_server(shown, place)}")
-        return version, [(name, target) for name, target in foreign]
+        return look
 
     def _dump(self, source: dict[str, str], into: Path, place: Workplace) -> None:
         jobs = f"--jobs={dump.jobs()}"
         options = ["--format=directory", "--compress=0", jobs, f"--file={into}", "--no-password", "--no-sync"]
+        chosen = self.selection.options(place.binaries.major)
         options.append("--no-subscriptions")  # to drop one, a test would connect to its publisher
-        done = programs.run_against(source, place, "pg_dump", *options, *self.selection.options, cwd=place.root)
+        done = programs.run_against(source, place, "pg_dump", *options, *chosen, cwd=place.root)
         if done.status:
             said = masked(done.errors).removeprefix("pg_dump: error: ").strip()
             raise base_error(self.label, Failure(self.variable, said or f"pg_dump: status {done.status}"))
 
-    def _prepare(self, copied: Path, place: Workplace) -> None:
-        """What a dump presumes: the roles that own things, and with a selection the schemas and extensions."""
-        from psycopg import sql
 
-        dump.make_way(copied, place)
-        lines = dump.definitions(copied, place)
-        absent = roles.missing(lines, place)
-        with connect(place.endpoint, autocommit=True) as conn:
-            for role in sorted(absent):
-                conn.execute(sql.SQL("CREATE ROLE {} NOLOGIN").format(sql.Identifier(role)))
-            for schema in sorted({schema for schema, _ in _tables(copied, place)}) if self.selection.tables else ():
-                conn.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(schema)))
+def _make_roles(names: Iterable[str], place: Workplace) -> None:
+    from psycopg import sql
+
+    with connect(place.endpoint, autocommit=True) as conn:
+        for role in sorted(names):
+            conn.execute(sql.SQL("CREATE ROLE {} NOLOGIN").format(sql.Identifier(role)))
 
 
-def _listed(copied: Path, place: Workplace, foreign: list[tuple[str, str]]) -> list[str]:
-    """The dump's table of contents without foreign keys that lead to tables which are not in it."""
+def _make_schemas(names: Iterable[str], place: Workplace) -> None:
+    from psycopg import sql
+
+    with connect(place.endpoint, autocommit=True) as conn:
+        for schema in names:
+            conn.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(schema)))
+
+
+def _listed(
+    copied: Path, place: Workplace, foreign: Iterable[tuple[str, str]], found: needed.Needed
+) -> tuple[list[str], list[str]]:
+    """The dump's table of contents, schemas apart, without what is made already, and without what leads out of it:
+    foreign keys to tables that are not in it, and the attaching of partitions to parents that are not.
+    """
     lines = dump.contents(copied, place)
     there = {
-        ".".join(found[1:3])
-        for found in (entry.split() for entry in dump.entries(copied, place))
-        if found[0] == "TABLE"
+        ".".join(parts[1:3])
+        for parts in (entry.split() for entry in dump.entries(copied, place))
+        if parts[0] == "TABLE"
     }
-    away = {name for name, target in foreign if target not in there}
-    return [line for line in lines if not any(f" FK CONSTRAINT {name} " in f"{line} " for name in away)]
-
-
-def _tables(copied: Path, place: Workplace) -> list[tuple[str, str]]:
-    """Schema and name of each table in a dump."""
-    found = (re.match(r"TABLE (?!DATA |ATTACH )(\S+) (\S+)", entry) for entry in dump.entries(copied, place))
-    return [(match[1], match[2]) for match in found if match]
-
-
-def _written(lines: list[str], directory: Path) -> Path:
-    path = directory / "list"
-    path.write_text("\n".join(lines) + "\n")
-    return path
+    away = [f" FK CONSTRAINT {name} " for name, target in foreign if target not in there]
+    away += [f" {kind} ATTACH {name} " for name in found.loose for kind in ("TABLE", "INDEX")]
+    kept = [line for line in lines if not any(part in f"{line} " for part in away)]
+    schemas = [line for line in kept if " SCHEMA - " in line and not line.startswith(";")]
+    made = {line for key, line in needed.keyed(kept) if key in found.objects}
+    return schemas, [line for line in kept if line not in made and line not in schemas]
 
 
 @contextmanager
@@ -231,7 +275,7 @@ def parse(label: str, written: str, inputs: files.Inputs) -> PostgresStep:
     given: dict[str, str] = {}
     for word in words:
         name, equals, value = word.partition("=")
-        if name not in WORDS or not equals or not value:
+        if name not in WORDS or not equals or not value.strip(","):
             raise ConfigError(
                 f"{label}: {word!r} is not one of schemas=NAME,…, tables=NAME,…, refresh=1d and copy=dump."
             )

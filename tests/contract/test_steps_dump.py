@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -89,19 +90,21 @@ def test_public_that_an_earlier_step_filled_is_kept(place: Workplace, server: Se
 
 
 def test_all_missing_roles_are_named(server: Server, tmp_path: Path, style: str) -> None:
-    """Owners and grantees that do not exist are named together, with what to do about them."""
-    bob, ann = f"bob_{style}", f"Ann Lee {style}"
+    """Owners, grantees and those of policies that do not exist are named together, with what to do about them."""
+    names = ann, bob, heir, police = f"Ann Lee {style}", f"bob_{style}", f"heir_{style}", f"TO {style}"
     script = f"""
-        CREATE ROLE {bob}; CREATE ROLE "{ann}";
+        CREATE ROLE {bob}; CREATE ROLE "{ann}"; CREATE ROLE {heir}; CREATE ROLE "{police}";
         CREATE TABLE item (id int); ALTER TABLE item OWNER TO {bob}; GRANT SELECT ON item TO "{ann}";
+        CREATE POLICY "x TO y" ON item FOR SELECT TO "{ann}", "{police}" USING (id > 1);
+        ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO {heir};
     """
     dump(server, tmp_path / "backup", style, script)
     with server.connect() as conn:
-        conn.execute(f'ALTER ROLE {bob} RENAME TO {bob}_gone; ALTER ROLE "{ann}" RENAME TO "{ann} gone"')
+        conn.execute("".join(f'ALTER ROLE "{name}" RENAME TO "{name} gone";' for name in names))
     message = failure(server.place(tmp_path))
-    assert f'role "{bob}" does not exist' in message
-    assert f"no {ann}, {bob}." in message
-    assert f'`CREATE ROLE "{ann}"; CREATE ROLE {bob};`' in message
+    assert re.search(rf'role "({"|".join(names)})" does not exist', message)
+    assert f"no {', '.join(sorted(names))}." in message
+    assert f'`CREATE ROLE "{ann}"; CREATE ROLE "{police}"; CREATE ROLE {bob}; CREATE ROLE {heir};`' in message
     assert "lakebranch_user" in message
     assert "--no-owner --no-privileges" in message
 

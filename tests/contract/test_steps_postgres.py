@@ -95,6 +95,22 @@ def test_selection(source: Workplace, place: Workplace, tmp_path: Path, words: s
     assert keys == [(1 if "maker" in tables else 0,)]
 
 
+def test_roles_of_policies_and_default_privileges(source: Workplace, place: Workplace, tmp_path: Path) -> None:
+    """They are created too, though no object belongs to them."""
+    with connect(source.endpoint, autocommit=True) as conn:
+        try:
+            conn.execute('CREATE ROLE "a TO b"; CREATE ROLE heir')
+            conn.execute('CREATE POLICY mine ON maker FOR SELECT TO "a TO b" USING (true)')
+            conn.execute("ALTER DEFAULT PRIVILEGES IN SCHEMA stock GRANT SELECT ON TABLES TO heir")
+            parse("postgres:PROD_URL", root=tmp_path).apply(place)
+        finally:
+            conn.execute('DROP OWNED BY "a TO b", heir; DROP ROLE "a TO b", heir')
+    assert rows(place, "SELECT polroles::regrole[]::text FROM pg_policy") == [('{"\\"a TO b\\""}',)]
+    assert rows(place, "SELECT defaclacl::text LIKE '%heir=r/%' FROM pg_default_acl") == [(True,)]
+    with connect(place.endpoint, autocommit=True) as conn:
+        conn.execute('DROP OWNED BY "a TO b", heir; DROP ROLE "a TO b", heir')
+
+
 def test_selection_that_matches_nothing(source: Workplace, place: Workplace, tmp_path: Path) -> None:
     """A table that is not there is named."""
     with pytest.raises(
@@ -129,6 +145,7 @@ def test_server_that_is_not_reached(place: Workplace, tmp_path: Path, monkeypatc
         ("postgres:PROD_URL", "shop", "PROD_URL is no PostgreSQL URL"),
         ("postgres:postgresql://me:pa55word@db/shop", "x", "must be the name of an environment variable"),
         ("postgres:PROD_URL tables", "host=x", "'tables' is not one of schemas=NAME,…"),
+        ("postgres:PROD_URL tables=,", "host=x", "'tables=,' is not one of schemas=NAME,…"),
         ("postgres:PROD_URL refresh=often", "host=x", "refresh: 'often' is not a span of time such as"),
     ],
 )
