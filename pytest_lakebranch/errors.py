@@ -78,6 +78,11 @@ class CloudError(BranchError):
         self.waited = 0.0
 
     @property
+    def is_silence(self) -> bool:
+        """Whether the service gave no answer that another attempt could not bring."""
+        return self.passing and not self.status and not self.code
+
+    @property
     def brief(self) -> str:
         """Status, code and message in a line."""
         words = (str(self.status) if self.status else "", self.code)

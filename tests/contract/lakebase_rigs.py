@@ -23,6 +23,7 @@ from pytest_lakebranch.providers.lakebase.compute import LakebaseCompute
 from pytest_lakebranch.providers.lakebase.names import parse
 from pytest_lakebranch.providers.lakebase.project import open_project
 from pytest_lakebranch.providers.lakebase.provider import LakebaseProvider
+from pytest_lakebranch.providers.lakebase.upkeep import RESIZE_AT
 from pytest_lakebranch.state import sockets_root
 
 
@@ -68,6 +69,11 @@ class Cloud:
         assert isinstance(compute, LakebaseCompute)
         compute.mark()
         return compute
+
+    def resize(self) -> None:
+        """Have the endpoints of branches made small that are needed for long."""
+        for _ in range(RESIZE_AT):
+            self.provider._upkeep.tick()
 
     def engine(self, workers: int = 1) -> Engine:
         """An engine over the provider."""

@@ -187,6 +187,20 @@ def test_a_clock_that_is_set_back(lakebase: Emulated, tmp_path: Path) -> None:
         assert calls(lakebase).count("update_branch") == before + 1
 
 
+def test_who_is_needed_for_long_is_small(here: Cloud) -> None:
+    """The smallest compute, suspended as early as may be; one that is deleted at once is not asked to be."""
+    compute = here.start("b1")
+    here.provider._upkeep.tick()
+    assert "update_endpoint" not in calls(here.emulated)[-3:]
+    here.provider._upkeep.tick()
+
+    def is_small() -> bool:
+        status = here.emulated.w.postgres.get_endpoint(f"{compute.path}/endpoints/primary").status
+        return (status.autoscaling_limit_max_cu, status.suspend_timeout_duration.seconds) == (0.5, 60)
+
+    assert poll(lambda: is_small() or None, deadline=Deadline(10))
+
+
 def test_a_server_that_does_not_answer_is_given_up(here: Cloud) -> None:
     """One whose machine lives and that says nothing: whoever waits for it gets an error, and the branch is replaced."""
     compute = here.start("b1")
@@ -356,5 +370,5 @@ def test_a_limit_is_learnt_once() -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    branches.close()
+    branches._working.shutdown()
     assert branches.ttl == 1800

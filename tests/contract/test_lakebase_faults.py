@@ -35,8 +35,15 @@ PASSING: dict[str, dict[str, Any]] = {
     "drop": {"kind": "drop"},
     "half": {"kind": "half"},
     "late": {"kind": "late", "status": 504, "seconds": 0.5},
+    "operation": {"kind": "operation", "status": 500},
 }
-EVERY = [(fault, route) for fault in PASSING for route in (*ROUTES, "update_branch")]
+READING = ("list_endpoints", "generate_database_credential")
+EVERY = [
+    (fault, route)
+    for fault in PASSING
+    for route in (*ROUTES, "update_branch")
+    if fault != "operation" or route not in READING
+]
 CHOSEN = [
     ("late", "create_branch"),
     ("late", "delete_branch"),
@@ -46,6 +53,9 @@ CHOSEN = [
     ("drop", "generate_database_credential"),
     ("429", "update_endpoint"),
     ("429-after", "create_branch"),
+    ("operation", "create_branch"),
+    ("operation", "update_endpoint"),
+    ("operation", "delete_branch"),
 ]
 """What `make test` tries; `make soak` tries every fault at every step."""
 LASTING: dict[str, dict[str, Any]] = {
@@ -70,6 +80,7 @@ def life(here: Cloud) -> None:
     """A branch from the beginning to the end, with a fork of its present."""
     compute = here.start("b1")
     assert sql(compute.endpoint, "select count(*) from item") == [(10,)]
+    here.resize()
     child = here.start("b2", at=compute.fork_point())
     child.discard()
     compute.discard()
@@ -92,6 +103,33 @@ def test_what_lasts_is_said(here: Cloud, fault: str) -> None:
         here.start("b1")
     if fault != "operation":
         assert "Request id" in str(caught.value)
+
+
+def test_what_could_not_be_deleted_is_said(here: Cloud) -> None:
+    """An operation that fails for good leaves its branch, and what that was forked from: the end tells, and soon."""
+    parent = here.start("b1")
+    child = here.start("b2", at=parent.fork_point())
+    here.emulated.emulator.faults.add({"route": "delete_branch", "path": child.path, **LASTING["operation"]})
+    child.discard()
+    parent.discard()
+    with pytest.raises(BaseExceptionGroup) as caught:
+        here.provider.close()
+    (error,) = caught.value.exceptions
+    assert str(error) == f"deleting {child.path}: INTERNAL_ERROR: injected: operation 500."
+    assert ours(here.emulated) == sorted(each.path.rpartition("/")[2] for each in (parent, child))
+    here.emulated.emulator.faults.clear()
+    here.emulated.clear()
+
+
+def test_what_could_not_be_resized_is_said(here: Cloud) -> None:
+    """At the end, and the branch is used and deleted all the same."""
+    here.start("b1")
+    here.emulated.emulator.faults.add({"route": "update_endpoint", **LASTING["operation"]})
+    here.resize()
+    assert poll(lambda: here.provider._branches.troubles or None, deadline=Deadline(10))
+    with pytest.raises(BaseExceptionGroup, match="not looked after") as caught:
+        here.provider.close()
+    assert "resizing projects/demo/branches/lakebranch-" in str(caught.value.exceptions[0])
 
 
 def test_why_no_credential_is_given_is_said(here: Cloud) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -23,10 +24,30 @@ AWAKE = ("ACTIVE", "IDLE")
 SMALLEST_CU = 0.5
 SUSPEND_SECONDS = 60
 """The shortest time after which an idle compute may be suspended."""
+SMALLEST = {
+    "autoscaling_limit_min_cu": SMALLEST_CU,
+    "autoscaling_limit_max_cu": SMALLEST_CU,
+    "suspend_timeout_duration": f"{SUSPEND_SECONDS}s",
+}
 TTL_CAP = "exceeds the maximum expiration time"
 FIRST_LOOK, LONGEST_LOOK = 0.15, 1.0
 """Seconds between looks at what is on its way."""
 CHILDREN_PAUSE = 0.5
+MISHAPS = frozenset(
+    {
+        "INTERNAL_ERROR",
+        "TEMPORARILY_UNAVAILABLE",
+        "ABORTED",
+        "DEADLINE_EXCEEDED",
+        "UNKNOWN",
+        "RESOURCE_CONFLICT",
+        "PROJECTS_OPERATION_TIMEOUT",
+    }
+)
+"""Codes with which an operation ends that may succeed when it is begun again."""
+ATTEMPTS = 3
+"""How often an operation is begun that ends so."""
+MISHAP_PAUSE = 0.5
 View = dict[str, Any]
 
 
@@ -77,19 +98,35 @@ class Api:
 
     def is_done(self, operation: str, doing: str, deadline: Deadline) -> bool:
         """Whether an operation has ended; raises CloudError if it has failed."""
-        found = self._call("GET", operation, "awaiting an operation", deadline)
-        if found.get("error"):
-            raise _failure(found["error"], doing)
-        return bool(found.get("done"))
+        return _is_done(self._call("GET", operation, "awaiting an operation", deadline), doing)
 
-    def finish(self, operation: str, doing: str, deadline: Deadline) -> None:
-        """Wait until an operation has ended; one without a name has. Raises CloudError or BranchError."""
-        pause = FIRST_LOOK
-        while operation and not self.is_done(operation, doing, deadline):
+    def finish(self, begin: Callable[[], View], doing: str, deadline: Deadline, *, first_look: float = 0.0) -> int:
+        """Begin an operation and wait until it has ended; how many looks that took. One that ends with a mishap is
+        begun again. Raises CloudError or BranchError.
+        """
+        for attempt in itertools.count(1):
+            try:
+                return self._await(begin(), doing, deadline, first_look)
+            except CloudError as error:
+                if not is_mishap(error) or attempt == ATTEMPTS or deadline.left <= MISHAP_PAUSE:
+                    raise
+            self.client.clock.sleep(MISHAP_PAUSE)
+        raise AssertionError  # it is counted without end
+
+    def _await(self, began: View, doing: str, deadline: Deadline, first_look: float) -> int:
+        """One without a name has ended: what it was about is gone."""
+        operation, pause, looks = str(began.get("name", "")), FIRST_LOOK, 0
+        if not operation or _is_done(began, doing):
+            return looks
+        self.client.clock.sleep(min(first_look, deadline.left))
+        while looks := looks + 1:
+            if self.is_done(operation, doing, deadline):
+                break
             if deadline.passed:
                 raise BranchError(f"{doing}: not done after {deadline.seconds:.0f} s.")
             self.client.clock.sleep(pause)
             pause = min(pause * 1.3, LONGEST_LOOK)
+        return looks
 
     def host_of(self, path: str, deadline: Deadline) -> Host | None:
         """The branch's endpoint for reading and writing; None while it is on its way."""
@@ -142,8 +179,11 @@ class Api:
         self._check(path)
         doing = f"changing the expiration of {path}"
         more: dict[str, Any] = {"query": {"update_mask": "spec.expiration"}, "body": {"spec": dict(expiration)}}
-        answer = self._despite_children(lambda: self._call("PATCH", path, doing, deadline, **more), deadline)
-        self.finish(str(answer.get("name", "")), doing, deadline)
+
+        def call() -> View:
+            return self._call("PATCH", path, doing, deadline, **more)
+
+        self.finish(lambda: self._despite_children(call, deadline), doing, deadline)
 
     def _despite_children(self, call: Callable[[], View], deadline: Deadline) -> View:
         while True:
@@ -155,15 +195,12 @@ class Api:
             self.client.clock.sleep(CHILDREN_PAUSE)
 
     def make_small(self, endpoint: str) -> None:
-        """The smallest compute, suspended as early as may be."""
+        """The smallest compute, suspended as early as may be; returns when it is. Raises CloudError or BranchError."""
         self._check(endpoint.partition("/endpoints/")[0])
-        spec = {
-            "autoscaling_limit_min_cu": SMALLEST_CU,
-            "autoscaling_limit_max_cu": SMALLEST_CU,
-            "suspend_timeout_duration": f"{SUSPEND_SECONDS}s",
-        }
+        deadline, doing = Deadline(self.patience, self.client.clock), f"resizing {endpoint}"
         mask = "spec.autoscaling_limit_min_cu,spec.autoscaling_limit_max_cu,spec.suspension"
-        self._call("PATCH", endpoint, f"resizing {endpoint}", query={"update_mask": mask}, body={"spec": spec})
+        more: dict[str, Any] = {"query": {"update_mask": mask}, "body": {"spec": SMALLEST}}
+        self.finish(lambda: self._call("PATCH", endpoint, doing, deadline, **more), doing, deadline)
 
     def delete(
         self,
@@ -172,21 +209,28 @@ class Api:
         *,
         status: Mapping[str, Any] | None = None,
         children_go: bool = True,
-    ) -> None:
-        """Delete a branch for good; one that is gone is fine.
+        first_look: float = 0.0,
+    ) -> int:
+        """Delete a branch for good; returns when it is gone, and how many looks that took. One that was gone is fine.
 
         ``children_go``: its children are being deleted, so that it is tried again where it is refused because of them.
+        Raises CloudError or BranchError.
         """
         self._check(path, status)
+        doing = f"deleting {path}"
 
         def call() -> View:
-            return self._call("DELETE", path, f"deleting {path}", deadline, query={"purge": "true"})
+            return self._call("DELETE", path, doing, deadline, query={"purge": "true"})
+
+        def begin() -> View:
+            return self._despite_children(call, deadline) if children_go else call()
 
         try:
-            self._despite_children(call, deadline) if children_go else call()
+            return self.finish(begin, doing, deadline, first_look=first_look)
         except CloudError as error:
             if error.status != 404:
                 raise
+            return 0
 
     def _check(self, path: str, status: Mapping[str, Any] | None = None) -> None:
         self.guard.check(path, status, now=self.now())
@@ -199,11 +243,19 @@ def _is_small(status: Mapping[str, Any]) -> bool:
     return small and suspend is not None and int(suspend[1]) <= SUSPEND_SECONDS
 
 
-def _failure(error: Mapping[str, Any], doing: str) -> CloudError:
-    """The error with which an operation ended."""
-    failure = CloudError(str(error.get("message", "no reason given")), code=str(error.get("error_code", "")))
-    failure.doing = doing
-    return failure
+def _is_done(operation: View, doing: str) -> bool:
+    error = operation.get("error")
+    if error:
+        code = str(error.get("error_code", ""))
+        failure = CloudError(str(error.get("message", "no reason given")), code=code, passing=code in MISHAPS)
+        failure.doing = doing
+        raise failure
+    return bool(operation.get("done"))
+
+
+def is_mishap(error: CloudError) -> bool:
+    """Whether an operation ended with an error that may not come again."""
+    return not error.status and error.code in MISHAPS
 
 
 def identity(client: Client, patience: float) -> str:

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from pytest_lakebranch.errors import BranchError, CloudError
 from pytest_lakebranch.providers._budget import Budget
 from pytest_lakebranch.providers._rest import is_quota
-from pytest_lakebranch.providers.lakebase.api import FIRST_LOOK, LONGEST_LOOK, TTL_CAP, Api, Host
+from pytest_lakebranch.providers.lakebase.api import ATTEMPTS, FIRST_LOOK, LONGEST_LOOK, TTL_CAP, Api, Host, is_mishap
 from pytest_lakebranch.providers.lakebase.upstream import TOO_MANY
 from pytest_lakebranch.waiting import Clock, Deadline
 
@@ -30,7 +30,7 @@ REFUSED = range(400, 500)
 
 @dataclass(slots=True)
 class Pace:
-    """How long a branch takes to be there, learnt from those before: no look is spent on what cannot be."""
+    """How long branches take to come, or to go, learnt from those before: no look is spent on what cannot be."""
 
     seconds: float = 0.0
 
@@ -59,10 +59,12 @@ class Branches:
     retention: float
     clock: Clock = field(default_factory=Clock)
     pace: Pace = field(default_factory=Pace)
+    departure: Pace = field(default_factory=Pace)
     longest: float = math.inf
     troubles: list[BaseException] = field(default_factory=list)
     _working: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(8, "lakebranch-delete"))
     _lock: threading.Lock = field(default_factory=threading.Lock)
+    _end: Deadline | None = None
 
     def create(
         self,
@@ -74,9 +76,11 @@ class Branches:
         """A branch that is there: its path, where to log in, and what ``let_in`` makes of both. Takes from the budget.
 
         Each attempt has an id of its own: what an earlier one may have left is being deleted by its name. One for which
-        the service has no room, at the creation or at the login, is made again when there is some.
+        the service has no room, at the creation or at the login, is made again when there is some; one that failed by a
+        mishap at once.
         Raises BranchError or CloudError; then it is deleted, should it be there after all.
         """
+        mishaps = 0
         while True:
             self.budget.take(deadline)
             branch_id = next(ids)
@@ -85,9 +89,11 @@ class Branches:
                 found = path, host, let_in(path, host)
             except CloudError as error:
                 still_taken = self._gone(branch_id, error)
-                if not _is_full(error):
+                mishaps += is_mishap(error)
+                if _is_full(error):
+                    self.budget.believe(error.brief, useless=still_taken)
+                elif not is_mishap(error) or mishaps == ATTEMPTS:
                     raise
-                self.budget.believe(error.brief, useless=still_taken)
                 if deadline.passed:
                     raise
             except BaseException:
@@ -174,18 +180,19 @@ class Branches:
         return self._within_longest(seconds, lambda ttl: self.api.set_expiration(path, _expiration(ttl), deadline))
 
     def _patience(self, seconds: float) -> Deadline:
-        return Deadline(seconds, self.clock)
+        return Deadline(seconds if self._end is None else min(seconds, self._end.left), self.clock)
 
     # -- deleting
 
-    def delete(self, path: str, *, used: bool = True) -> None:
-        """Delete a branch in the background, and give back what it took of the budget: more than was there before, if
-        it was ``used``. Where that fails, the sweep at the end tries again.
+    def delete(self, path: str, then: Callable[[], None] = lambda: None, *, used: bool = True) -> None:
+        """Delete a branch in the background, give back what it took of the budget, more than was there before if it was
+        ``used``, and do what is to be done ``then``, when it is gone. Where that fails, the sweep at the end tries
+        again.
         """
         try:
-            self._working.submit(self._delete, path, used=used).add_done_callback(_log)
+            self._working.submit(self._delete, path, then, used=used).add_done_callback(_log)
         except RuntimeError:  # closed: at once, then
-            self._delete(path, used=used)
+            self._delete(path, then, used=used)
 
     def later(self, work: Callable[..., None], *args: object) -> None:
         """Do ``work`` in the background; what goes wrong is added to ``troubles``. Raises RuntimeError when closed."""
@@ -196,14 +203,19 @@ class Branches:
         if error is not None:
             self.troubles.append(error)
 
-    def _delete(self, path: str, *, used: bool) -> None:
+    def _delete(self, path: str, then: Callable[[], None], *, used: bool) -> None:
+        began = self.clock.now()
         try:
-            self.api.delete(path, self._patience(self.api.patience))
+            looks = self.api.delete(path, self._patience(self.api.patience), first_look=self.departure.first_look)
+            if looks:
+                self.departure.learn(self.clock.now() - began, at_once=looks == 1)
         finally:
             self.budget.give_back(used=used)
+        then()
 
     def close(self) -> None:
-        """Finish what was to be deleted."""
+        """Finish what was to be deleted, as far as that is possible within the patience for a call."""
+        self._end = self._patience(self.api.patience)
         self._working.shutdown(wait=True)
 
 

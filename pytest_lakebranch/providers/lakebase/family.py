@@ -11,9 +11,11 @@ from pytest_lakebranch.errors import BranchError
 
 
 class Family:
-    """Branches by their paths. ``delete`` deletes one that has no children any more, and does not wait for it."""
+    """Branches by their paths. ``delete`` deletes one that has no children any more, does not wait for it, and calls
+    what it is given when it is gone.
+    """
 
-    def __init__(self, delete: Callable[[str], None]) -> None:
+    def __init__(self, delete: Callable[[str, Callable[[], None]], None]) -> None:
         self._delete = delete
         self._lock = threading.Lock()
         self._children: Counter[str] = Counter()
@@ -75,7 +77,9 @@ class Family:
             return path in self._left
 
     def _remove(self, path: str) -> None:
-        self._delete(path)
+        self._delete(path, lambda: self._gone(path))
+
+    def _gone(self, path: str) -> None:
         with self._lock:
             parent = self._parent_of.pop(path, None)
         if parent is not None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from pytest_lakebranch import amounts
 from pytest_lakebranch.config import Settings
-from pytest_lakebranch.errors import BranchError, ConfigError, LakebranchError
+from pytest_lakebranch.errors import BranchError, ConfigError
 from pytest_lakebranch.model import ProviderFacts
 from pytest_lakebranch.providers._budget import Budget
 from pytest_lakebranch.providers._rate import Rate
@@ -22,8 +22,9 @@ from pytest_lakebranch.providers._rest import Client, fetch
 from pytest_lakebranch.providers.lakebase import auth
 from pytest_lakebranch.providers.lakebase.api import Api, View, identity
 from pytest_lakebranch.providers.lakebase.names import Guard, Name, owner_of
+from pytest_lakebranch.providers.lakebase.sweep import Sweep
 from pytest_lakebranch.state import CLOUD_RECORD
-from pytest_lakebranch.waiting import Clock, Deadline
+from pytest_lakebranch.waiting import Clock
 
 SOURCE = re.compile(r"(projects/[^/\s]+)(?:/branches/([^/\s]+))?")
 DATABASE = "databricks_postgres"
@@ -72,37 +73,15 @@ class Project:
         """Delete the branches that are due, children first; their paths. Never any that the guard refuses, nor one that
         a branch which stays was forked from.
 
-        All are tried; raises BranchError with what could not be deleted.
+        All are tried; raises BranchError with what could not be deleted, or is there all the same.
         """
         views = {str(view["name"]): view for view in self.api.branches()}
-        due = {path for path, view in views.items() if self._may_go(view, is_due)}
-        due -= {ancestor for path in views if path not in due for ancestor in _line(path, views)}
-        paths = sorted(due, key=lambda path: len(_line(path, views)), reverse=True)
-        if not dry_run:
-            _raise(self._delete_all(paths, views))
+        sweep = Sweep(self.api, views)
+        paths = sweep.without_ancestors({path for path, view in views.items() if self._may_go(view, is_due)})
+        if paths and not dry_run:
+            sweep.delete(paths)
+            sweep.check(paths)
         return paths
-
-    def _delete_all(self, paths: list[str], views: Mapping[str, View]) -> list[LakebranchError]:
-        """Delete branches, of which children come first; what went wrong. Parents of those that stay are not tried."""
-        errors: list[LakebranchError] = []
-        staying: set[str] = set()
-        being_deleted: set[str] = set()
-        deadline = Deadline(
-            CALL_SECONDS, self.api.client.clock
-        )  # for all: a service that fails lastingly is tried once
-        for path in paths:
-            if path in staying:
-                continue
-            line = _line(path, views)
-            try:
-                status = views[path].get("status")
-                self.api.delete(path, deadline, status=status, children_go=path in being_deleted)
-            except LakebranchError as error:
-                errors.append(error)
-                staying |= set(line)
-            else:
-                being_deleted |= set(line[:1])
-        return errors
 
     def _may_go(self, view: View, is_due: Callable[[Name, View], bool]) -> bool:
         try:
@@ -120,21 +99,6 @@ class Project:
         path = directory / CLOUD_RECORD
         path.touch(mode=0o600)
         path.write_text(json.dumps({"host": self.api.client.host, "project": self.api.project, "run": self.run}))
-
-
-def _line(path: str, views: Mapping[str, View]) -> list[str]:
-    """The branches that one was forked from, the nearest first."""
-    found: list[str] = []
-    while (path := str((views.get(path, {}).get("status") or {}).get("source_branch", ""))) and path not in found:
-        found.append(path)
-    return found
-
-
-def _raise(errors: list[LakebranchError]) -> None:
-    if len(errors) == 1:
-        raise errors[0]
-    if errors:
-        raise BranchError(f"{len(errors)} branches could not be deleted: {'; '.join(map(str, errors))}")
 
 
 def check(settings: Settings, environ: Mapping[str, str] | None = None) -> ProviderFacts:

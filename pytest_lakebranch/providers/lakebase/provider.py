@@ -197,9 +197,7 @@ class LakebaseProvider:
                 lambda made, host: self._open(name, made, host, deadline),
             )
             with self._deleted_on_failure(made):
-                self._register(compute, path)
-        if not host.is_small:
-            self._branches.later(self._make_small, made, host.endpoint)
+                self._register(compute, path, "" if host.is_small else host.endpoint)
         return compute
 
     def _check_not_over(self) -> None:
@@ -251,27 +249,18 @@ class LakebaseProvider:
         door.patience, door.passing = min(door.patience, LATER_PATIENCE), NOT_YET
         return compute
 
-    def _register(self, compute: LakebaseCompute, parent: str) -> None:
+    def _register(self, compute: LakebaseCompute, parent: str, large: str) -> None:
         with self._lock:
             if self._over:
                 compute.close()
                 raise BranchError(f"{compute.name} was not started: the run is over.")
             self._alive[compute.path] = compute
-            self._upkeep.begin(compute.path)
+            self._upkeep.begin(compute.path, large=large)
             self._family.born(compute.path, parent)
 
     def _living(self) -> list[LakebaseCompute]:
         with self._lock:
             return list(self._alive.values())
-
-    def _make_small(self, path: str, endpoint: str) -> None:
-        if path not in self._alive:
-            return
-        try:
-            self._project.api.make_small(endpoint)
-        except CloudError as error:
-            if error.status != 404:  # deleted meanwhile
-                raise
 
     # -- what a compute asks of us
 

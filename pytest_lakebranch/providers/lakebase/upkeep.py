@@ -1,4 +1,6 @@
-"""When branches expire: renewed while a run needs them, never where they have children, at a set time where kept."""
+"""When branches expire: renewed while a run needs them, never where they have children, at a set time where kept. And
+how large the computes are of those that are needed for long.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +8,13 @@ import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from pytest_lakebranch.errors import CloudError
+from pytest_lakebranch.errors import CloudError, LakebranchError
 from pytest_lakebranch.providers.lakebase.branches import Branches
 from pytest_lakebranch.providers.lakebase.compute import LakebaseCompute
 
 LOOK_SECONDS = 5.0
+RESIZE_AT = 2
+"""The look at which a branch gets the smallest compute: most are deleted before, and could not be meanwhile."""
 REST_AFTER = 30.0
 """Seconds after which a spare's endpoint may go to sleep."""
 RENEWAL_SECONDS = 30.0
@@ -21,9 +25,13 @@ SILENT_SECONDS = 30.0
 
 @dataclass(slots=True)
 class _Term:
-    """One branch's time. ``lock`` is held while it is changed; a ``settled`` one is not renewed."""
+    """One branch's time. ``lock`` is held while it is changed; a ``settled`` one is not renewed. ``large`` is its
+    endpoint, when that is to become smaller.
+    """
 
     renewed: float
+    large: str = ""
+    looks: int = 0
     settled: bool = False
     trouble: BaseException | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -47,10 +55,10 @@ class Upkeep:
         self._thread = threading.Thread(target=self._keep_house, name="lakebranch-renewal", daemon=True)
         self._thread.start()
 
-    def begin(self, path: str) -> None:
-        """The branch was made just now."""
+    def begin(self, path: str, *, large: str = "") -> None:
+        """The branch was made just now; ``large`` is its endpoint, unless that is as small as may be."""
         with self._lock:
-            self._terms[path] = _Term(self._wall())
+            self._terms[path] = _Term(self._wall(), large)
 
     def forget(self, path: str) -> None:
         """The branch is to be deleted."""
@@ -91,17 +99,33 @@ class Upkeep:
             self.tick()
 
     def tick(self) -> None:
-        """Renew what would expire, let spares' endpoints go to sleep, and give servers up that do not answer.
-
-        Done all the time anyway.
+        """Renew what would expire, let spares' endpoints go to sleep, make large ones smaller, and give servers up that
+        do not answer. Done all the time anyway.
         """
         alive = list(self._alive())
         for compute in alive:
             compute.hang_up_if_silent(SILENT_SECONDS)
             compute.rest_if_idle(REST_AFTER)
+        for path, endpoint in self._outgrown():
+            self._branches.later(self._make_small, path, endpoint)
         for compute in alive:
             if self._over.is_set() or not self._renewed(compute.path):
                 return
+
+    def _outgrown(self) -> list[tuple[str, str]]:
+        """The branches whose endpoints are to become smaller now."""
+        with self._lock:
+            for term in self._terms.values():
+                term.looks += 1
+            return [(path, term.large) for path, term in self._terms.items() if term.large and term.looks == RESIZE_AT]
+
+    def _make_small(self, path: str, endpoint: str) -> None:
+        try:
+            self._branches.api.make_small(endpoint)
+        except LakebranchError:
+            with self._lock:
+                if path in self._terms:  # else it is being deleted
+                    raise
 
     def _renewed(self, path: str) -> bool:
         """Renew a branch, if it is time; False when the service gives no answer, so that the others can wait, too."""
@@ -109,7 +133,7 @@ class Upkeep:
             self._renew(path)
         except Exception as error:  # noqa: BLE001  (told at the end, unless a later attempt succeeds)
             self._note(path, error)
-            return not isinstance(error, CloudError) or error.status != 0
+            return not isinstance(error, CloudError) or not error.is_silence
         return True
 
     def _renew(self, path: str) -> None:
