@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import random
 import threading
+from pathlib import Path
 
 import psycopg
 import pytest
 from local_rigs import Rig, run_sql
+from rewind_rigs import end_lease
 
 from pytest_lakebranch.errors import BranchError
 from pytest_lakebranch.model import ForkPoint
@@ -192,3 +194,31 @@ def test_uncommitted_work_is_not_in_a_fork(local: Rig) -> None:
         assert run_sql(fork, MOVED) == [(100,)]
         connection.commit()
     assert run_sql(parent, MOVED) == [(0,)]
+
+
+def test_temporary_tables_are_not_forked(local: Rig) -> None:
+    """The files of a temporary table that a client of the parent has are none of the fork's, which can be rewound."""
+    parent = local.start("parent")
+    with connect(parent.endpoint, autocommit=True) as connection:
+        connection.execute("create temp table mine as select 1")
+        connection.execute("insert into noise values ('x')")
+        point = parent.fork_point()
+    assert list(Path(point.location).glob("base/*/t*")) == []
+    fork = local.start("fork", point)
+    run_sql(fork, "delete from noise")
+    assert end_lease(fork)[0] == "rewind"
+
+
+@pytest.mark.parametrize("elsewhere", [True, False])
+def test_tablespaces_are_not_forked(local: Rig, tmp_path: Path, elsewhere: bool) -> None:
+    """What parent and fork would share is named, with what to do; without it the parent can be forked."""
+    parent = local.start("parent")
+    tmp_path.chmod(0o777)
+    with connect(parent.endpoint, autocommit=True) as connection:
+        connection.execute("set allow_in_place_tablespaces = on")
+        connection.execute(f"create tablespace space location '{tmp_path if elsewhere else ''}'")
+        says = "parent cannot be forked: it has tablespaces, which the fork would share: space. Drop them"
+        with pytest.raises(BranchError, match=says):
+            parent.fork_point()
+        connection.execute("drop tablespace space")
+    assert run_sql(local.start("fork", parent.fork_point()), TOTAL) == [(4000, 20)]

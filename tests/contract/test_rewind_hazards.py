@@ -481,6 +481,23 @@ def test_settings_that_may_be_set(with_settings: Callable[..., AbstractContextMa
         branch.rewound()
 
 
+def test_files_that_are_not_postgresqls(local_rig: MakeRig) -> None:
+    """What an extension keeps beside a database's relations is in no log: such a base is not rewound."""
+    base = """
+    create table t as select 1 as x;
+    select lo_from_bytea(42, 'mine');
+    do $$ begin perform lo_export(42, 'base/' || oid || '/mine.dat')
+      from pg_database where datname = current_database(); end $$;
+    """
+    with local_rig() as made:
+        compute = made.start("b", made.base(base))
+        with connect(compute.endpoint) as session:
+            session.execute("insert into t values (2)")
+        ending, reason = end_lease(compute)
+        assert ending == "replace"
+        assert re.fullmatch(r"base/\d+/mine\.dat, not made by PostgreSQL itself, cannot be rewound", reason)
+
+
 def test_postgresql_15(system_15: Rig) -> None:
     """Older versions say so."""
     compute = system_15.start()

@@ -31,6 +31,9 @@ EMPTIED = (
     "pg_subtrans",
 )
 """Directories whose content does not belong into a backup (PostgreSQL documentation, 25.3.4)."""
+SPACES = "select spcname from pg_tablespace where spcname not in ('pg_default', 'pg_global')"
+TEMPORARY = re.compile(r"t\d+_\d+(_\w+)?(\.\d+)?")
+"""What a temporary table's file is called: a server removes it when it starts (RemovePgTempRelationFiles, fd.c)."""
 PAGE_HEADER = 40
 """Bytes at the beginning of each log segment: where the next record goes after the log was switched to it."""
 
@@ -56,6 +59,7 @@ def freeze(server: Running, target: Path, *, storage: Storage) -> Backup:
     """
     source = server.data
     with session(server, MAINTENANCE) as backup_session:
+        _check_spaces(server.name, [str(row[0]) for row in backup_session.execute(SPACES)])
         backup_session.execute("select pg_backup_start('lakebranch', fast => true)")
         storage.copy(source, target, _wanted(scan(source)), live=True)
         _copy_control(source, target)
@@ -66,6 +70,14 @@ def freeze(server: Running, target: Path, *, storage: Storage) -> Backup:
     backup = Backup(label=row[1], first=_start(row[1]), end=_end_of_segment(control_file.position(row[0])))
     _complete(source, target, backup)
     return backup
+
+
+def _check_spaces(branch: str, names: list[str]) -> None:
+    if names:
+        raise BranchError(
+            f"{branch} cannot be forked: it has tablespaces, which the fork would share: {', '.join(names)}. "
+            "Drop them before the fork, or leave tables in the default tablespace."
+        )
 
 
 def _wanted(tree: Tree) -> Tree:
@@ -103,6 +115,9 @@ def _complete(source: Path, target: Path, backup: Backup) -> None:
     (target / "pg_wal" / "archive_status").mkdir(mode=0o700, exist_ok=True)
     for name in ("postmaster.pid", "postmaster.opts", "standby.signal", "recovery.signal"):
         (target / name).unlink(missing_ok=True)
+    for path in target.glob("base/*/t*"):
+        if TEMPORARY.fullmatch(path.name):
+            path.unlink()
     (target / "backup_label").write_text(backup.label)
     available = {path.name[8:]: path for path in (source / "pg_wal").iterdir() if len(path.name) == 24}
     _copy_log(target, (available.get(segment) for segment in backup.segments))

@@ -32,6 +32,11 @@ class Elsewhere:
     file: BranchFile
 
     @property
+    def name(self) -> str:
+        """See Running."""
+        return self.file.name
+
+    @property
     def runs(self) -> bool:
         """Whether a server listens at the branch's socket."""
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:

@@ -48,6 +48,10 @@ class Running(Protocol):
     """What it takes to work on a server: it may be another process's."""
 
     @property
+    def name(self) -> str:
+        """The branch's."""
+
+    @property
     def data(self) -> Path:
         """The data directory, as this process can open it."""
 

@@ -82,11 +82,18 @@ def learn(server: Server, sealed: Sealed) -> Knowledge:
     manifest, files = Manifest.of(sealed.tree), SealedFiles(str(sealed.data))
     try:
         requirements.check(server)
+        _check_foreign(manifest)
     except UnprovenError as error:
         return Knowledge(files, manifest, str(error), {}, manifest.unlogged)
     databases = server.query(DATABASES, MAINTENANCE)
     catalogs = {oid: _catalogs(server, name) for oid, name in databases}
     return Knowledge(files, manifest, None, catalogs, manifest.unlogged)
+
+
+def _check_foreign(manifest: Manifest) -> None:
+    """Raise UnprovenError where a file may be changed that no record of the log names."""
+    if manifest.foreign:
+        raise UnprovenError(f"{', '.join(manifest.foreign)}, not made by PostgreSQL itself, cannot be rewound")
 
 
 def _catalogs(server: Server, database: str) -> frozenset[int]:

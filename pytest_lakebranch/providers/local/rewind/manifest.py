@@ -6,10 +6,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from pytest_lakebranch.providers.local.catalog_cache import KEPT, NAME
 from pytest_lakebranch.providers.local.storage.tree import Tree
 
 NEVER_PUT_BACK = frozenset({"pg_control"})
 """Files in these folders that belong to the running server, and not to the databases."""
+OTHERS_OF_POSTGRESQL = NEVER_PUT_BACK | {"PG_VERSION", "pg_filenode.map", NAME, KEPT}
+"""Files in these folders that are no relation's."""
 BLOCK = 8192
 RELATION_FILE = re.compile(r"(\d+)(_fsm|_vm|_init)?(?:\.(\d+))?")
 """What md.c calls a relation's file: its number, its fork, and its segment of 1 GB (relpath.c, md.c)."""
@@ -26,6 +29,7 @@ def folder_of(database: int) -> str:
 @dataclass(slots=True)
 class Manifest:
     """Sizes of all sealed files of databases: ``folders`` by directory and name, ``relations`` by fork and segment.
+    ``foreign`` are paths that are not PostgreSQL's: an extension's, or what a superuser has written there.
 
     It is kept in memory, so that a sealed file that was removed or damaged meanwhile is never taken for one that
     did not exist.
@@ -33,11 +37,13 @@ class Manifest:
 
     folders: dict[str, dict[str, int]] = field(default_factory=dict)
     relations: dict[Relation, dict[str, list[int]]] = field(default_factory=dict)
+    foreign: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, tree: Tree) -> Manifest:
         """The manifest of a sealed tree."""
         made = cls({name: {} for name in tree.directories if is_folder(name)})
+        made.foreign = tuple(filter(is_foreign, (*tree.files, *tree.directories)))
         for path in sorted(tree.files, key=_natural):
             folder, _, name = path.rpartition("/")
             if folder in made.folders and name not in NEVER_PUT_BACK:
@@ -68,6 +74,12 @@ class Manifest:
 def is_folder(name: str) -> bool:
     """Whether a directory holds relations."""
     return name == "global" or (name.startswith("base/") and name[5:].isdigit())
+
+
+def is_foreign(path: str) -> bool:
+    """Whether something in a directory of relations is not PostgreSQL's."""
+    folder, _, name = path.rpartition("/")
+    return is_folder(folder) and name not in OTHERS_OF_POSTGRESQL and parsed(folder, name) is None
 
 
 def parsed(folder: str, name: str) -> tuple[Relation, str] | None:
