@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from dataclasses import dataclass
@@ -47,13 +48,14 @@ def write_reports(settings: Settings, summary: Summary | None, *, run: str) -> t
 
 def _write(path: Path, report: Report) -> str:
     """Replace the file at once, so that nobody reads half of it; return why that was not possible, or nothing."""
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    fresh = path.with_name(f".lakebranch.{os.getpid()}")  # the report's name may have no room for more
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         fresh.write_text(_text(path, report), encoding="utf-8", errors="backslashreplace")
         fresh.replace(path)
     except OSError as error:
-        fresh.unlink(missing_ok=True) if fresh.parent.is_dir() else None
+        with contextlib.suppress(OSError):  # what kept it from being written keeps it from being removed
+            fresh.unlink()
         place = f" ({error.filename})" if error.filename not in (None, str(path), str(fresh)) else ""
         return f"{error.strerror}{place}"
     return ""

@@ -221,13 +221,15 @@ def test_without_home(project: Project, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_a_project_that_cannot_be_written_to(project: Project) -> None:
-    """Nothing is written below the root directory."""
+    """Nothing is written below the root directory; a report that was to be there is said not to be, and no more."""
     if os.geteuid() != 0 or shutil.which("unshare") is None:
         pytest.skip("needs root and unshare")
     script = 'mount --bind "$1" "$1" && mount -o remount,bind,ro "$1" && cd "$1" && shift && exec "$@"'
     before = ["unshare", "--mount", "sh", "-c", script, "sh", str(project.path)]
-    done = run(project, "-n", "2", before=before)
+    done = run(project, "-n", "2", "--lakebranch-report=r.html", before=before)
     assert "4 passed" in done.stdout, done.stdout + done.stderr
+    assert f"lakebranch report {project.path}/r.html: not written: Read-only file system\n" in done.stdout
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_somebody_elses_runtime_directory(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from pytest_lakebranch.config import resolve
 from pytest_lakebranch.model import ProviderFacts
 from pytest_lakebranch.reporting.files import nothing, write_reports
 from tests.plugin.cli_rigs import SCHEMA, standing
-from tests.plugin.conftest import Project
+from tests.plugin.conftest import Project, entries
 
 DESCRIPTION = json.loads(resources.files("pytest_lakebranch.reporting").joinpath("report.schema.json").read_text())
 SUITE = """
@@ -165,7 +165,7 @@ def test_a_path_that_cannot_be_written(project: Project, options: tuple[str, ...
         [f"lakebranch report {project.path}/file/r.json: not written: File exists ({project.path}/file)"]
     )
     assert (project.path / "r.html").exists()
-    assert [path.name for path in project.path.iterdir() if path.name.startswith(".r.html")] == []
+    assert [path.name for path in project.path.iterdir() if path.name.startswith(".lakebranch")] == []
 
 
 def test_a_directory_in_its_place(project: Project) -> None:
@@ -175,7 +175,7 @@ def test_a_directory_in_its_place(project: Project) -> None:
     result = project.run("--lakebranch-report=r.html")
     result.assert_outcomes(passed=1)
     result.stdout.fnmatch_lines(["lakebranch report *r.html: not written: Is a directory"])
-    assert [path.name for path in project.path.iterdir() if path.name.startswith(".r.")] == []
+    assert [path.name for path in project.path.iterdir() if path.name.startswith(".lakebranch")] == []
 
 
 @pytest.mark.parametrize("name", ["report.txt", "report", "r.json.gz", ".json"])
@@ -207,3 +207,14 @@ def test_a_path_that_is_no_utf8(tmp_path: Path, name: str) -> None:
     (written,) = write_reports(settings, summary, run="r")
     assert written.failure == ""
     assert "caf\\udce9" in (root / name).read_text()
+
+
+@pytest.mark.parametrize(("length", "failure"), [(255, ""), (256, "File name too long")])
+def test_a_long_name(tmp_path: Path, length: int, failure: str) -> None:
+    """A report may have as long a name as the file system takes; a longer one is said, and leaves nothing."""
+    name = "r" * (length - 5) + ".json"
+    settings = resolve(options={"report": [name]}, environ={}, ini={}, root=tmp_path)
+    summary = nothing(ProviderFacts("local", "18.1", "embedded", "copy", "asked for"))
+    (written,) = write_reports(settings, summary, run="r")
+    assert written.failure == failure
+    assert entries(tmp_path) == ([] if failure else [name])
