@@ -231,7 +231,7 @@ def resolve(*, options: Mapping[str, Any], environ: Mapping[str, str], ini: Mapp
         values[row.name] = row.default if source is None else _parse(row, raw, source)
         if source is not None:
             sources[row.name] = source
-    values["home"] = str(root / Path(values["home"]).expanduser()) if "home" in sources else ""
+    values["home"] = str(root / _expanded("home", values["home"])) if "home" in sources else ""
     settings = Settings(**values, root=str(root), sources=sources)
     _check(settings)
     return settings
@@ -371,9 +371,16 @@ def _check_env(settings: Settings) -> None:
         ) from None
 
 
+def _expanded(name: str, path: str) -> Path:
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise ConfigError(f"lakebranch_{name}: {path!r}: there is no such user, or no home directory.") from None
+
+
 def _check_suffixes(name: str, files: Iterable[str], suffixes: Sequence[str]) -> None:
     for file in files:
-        if Path(file).suffix.lower() not in suffixes:
+        if _expanded(name, file).suffix.lower() not in suffixes:
             raise ConfigError(f"lakebranch_{name}: {file!r} ends in none of the known suffixes {', '.join(suffixes)}.")
 
 

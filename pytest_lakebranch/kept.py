@@ -78,7 +78,10 @@ def directories(state: State) -> list[Path]:
 def pinned(state: State) -> set[Path]:
     """The data directories of layers that kept branches stand on."""
     found = (read(directory) for directory in directories(state))
-    return {Path(kept.stands_on) for kept in found if kept is not None and kept.stands_on}
+    # By key and generation: a container that kept one may have another path to the same state directory.
+    return {
+        state.layers.joinpath(*Path(kept.stands_on).parts[-2:]) for kept in found if kept is not None and kept.stands_on
+    }
 
 
 def open_command(test: str, branch: str, settings: dict[str, Any]) -> str:

@@ -56,8 +56,12 @@ class State:
 
     @classmethod
     def at(cls, home: str) -> State:
-        """The state directory at ``home``; empty means the default one. Nothing is made yet."""
-        found = Path(home) if home else default_home()
+        """The state directory at ``home``; empty means the default one. Nothing is made yet.
+
+        Links on the way to it are followed once and for all: below /proc/PID/root they would lead elsewhere, and what
+        is noted of a path is to be found again by whoever takes another way.
+        """
+        found = Path(os.path.realpath(home or default_home()))
         return cls(found if servant() is None else found / OF_SERVANT)
 
     @property

@@ -210,14 +210,17 @@ def test_a_container_that_ended_is_reaped(project: Project, shared_home: Path, s
 
 
 def test_without_home(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without HOME the state directory is in the temporary directory."""
-    with tempfile.TemporaryDirectory(prefix="lbt") as temporary:
+    """Without HOME the state directory is in the temporary directory, which may be a link to another."""
+    with tempfile.TemporaryDirectory(prefix="lbt") as directory:
+        temporary, place = Path(directory, "link"), Path(directory, "place")
+        place.mkdir()
+        temporary.symlink_to(place)
         for name in ("HOME", "XDG_CACHE_HOME", "LAKEBRANCH_HOME"):
             monkeypatch.delenv(name, raising=False)
-        monkeypatch.setenv("TMPDIR", temporary)
+        monkeypatch.setenv("TMPDIR", str(temporary))
         done = run(project)
         assert "4 passed" in done.stdout, done.stdout + done.stderr
-        assert f"pytest-lakebranch-{os.geteuid()}" in entries(Path(temporary))
+        assert f"pytest-lakebranch-{os.geteuid()}" in entries(place)
 
 
 def test_a_project_that_cannot_be_written_to(project: Project) -> None:

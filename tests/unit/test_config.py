@@ -74,6 +74,8 @@ def test_set_but_empty_is_an_error(row: Any, place: str) -> None:
         ({"deadline": "0m"}, "lakebranch_deadline: '0m' is no time at all"),
         ({"ttl": "0h"}, "lakebranch_ttl: '0h' is no time at all"),
         ({"ttl": "forever"}, "lakebranch_ttl: 'forever' is not a span of time such as"),
+        ({"home": "~no-such-user/x"}, "lakebranch_home: '~no-such-user/x': there is no such user"),
+        ({"report": ["~no-such-user/x.html"]}, "lakebranch_report: '~no-such-user/x.html': there is no such user"),
         ({"cache_size": "big"}, "lakebranch_cache_size: 'big' is not a size such as 500M or 2G"),
         ({"cache_size": "-1G"}, "lakebranch_cache_size: '-1G' is not a size"),
         ({"cache_size": "1.5G"}, "lakebranch_cache_size: '1.5G' is not a size"),

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from pytest_lakebranch.errors import MachineError
+from pytest_lakebranch.kept import Kept, pinned, write
 from pytest_lakebranch.state import FORMAT, State, default_home, make_private, sockets_root
 
 
@@ -33,6 +34,20 @@ def test_one_of_a_newer_version(tmp_path: Path) -> None:
     with pytest.raises(MachineError, match="Upgrade"):
         State(tmp_path).ensure()
     assert (tmp_path / "FORMAT").read_text() == str(FORMAT + 1)
+
+
+def test_kept_branches_pin_their_layers_whatever_the_way_to_them(tmp_path: Path) -> None:
+    """Through a link, or as another container sees it, a state directory is the same."""
+    (tmp_path / "home").mkdir()
+    (tmp_path / "link").symlink_to("home")
+    state = State.at(str(tmp_path / "link"))
+    assert state.home == tmp_path / "home"
+    for number, home in enumerate((tmp_path / "home", tmp_path / "link", Path("/cache"))):
+        directory = state.kept / f"r-b{number}"
+        directory.mkdir(parents=True)
+        stands_on = str(home / "layers" / "key" / str(number))
+        write(directory, Kept("r", "b", "t", "w", "failed", "/", 0, 0, {}, stands_on))
+    assert pinned(state) == {state.layers / "key" / str(number) for number in range(3)}
 
 
 AT_ONCE = """
