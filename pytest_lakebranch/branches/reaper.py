@@ -9,6 +9,7 @@ which lies inside the dead run's directory and carries its unique name.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import time
@@ -28,15 +29,17 @@ NOTES_SECONDS = 30 * 86400.0
 """How long a note of what was worked out about files is kept that nobody has used; one in use is renewed every day."""
 YOUNG = 60.0
 """Seconds during which a directory may be in use whose owner is not known, or cannot be seen from this container."""
+IN_CLOUD = "its branches in a cloud are not deleted yet: `lakebranch reap --provider lakebase` in its project"
 TRIED = ".try-"
 """How the names of directories begin in which it is tried what a file system can do."""
 
 
 class Reaped(NamedTuple):
-    """The names of what was deleted: runs, and kept branches."""
+    """The names of what was deleted: runs, and kept branches; and why other things are still there, by name."""
 
     runs: list[str]
     kept: list[str]
+    left: dict[str, str]
 
 
 def reap(state: State, *, but: Path | None = None, all_kept: bool = False) -> Reaped:
@@ -45,13 +48,25 @@ def reap(state: State, *, but: Path | None = None, all_kept: bool = False) -> Re
 
     ``but`` is the directory of the caller's own run.
     """
-    dead = [path.name for path in _runs(state) if path != but and _reap_run(path)]
+    gone = Reaped([], [], {})
+    for path in _runs(state):
+        if path != but:
+            _reap_run(path, gone)
     for directory in (*sockets_root().iterdir(), *_unfinished(state)):
-        if _is_abandoned(directory):
-            _remove(directory)
+        if _is_abandoned(directory) and (failure := _remove(directory)):
+            gone.left[str(directory)] = failure
     _forget_notes(state)
-    over = [path.name for path in kept.over(state, all_of_them=all_kept) if _gone(path)]
-    return Reaped(dead, over)
+    for path in kept.over(state, all_of_them=all_kept):
+        _reap_kept(path, gone)
+    return gone
+
+
+def due(state: State, *, all_kept: bool = False) -> Reaped:
+    """What :func:`reap` would delete, and leave; nothing is changed."""
+    dead = [path for path in _runs(state) if is_dead(path)]
+    over = [path.name for path in kept.over(state, all_of_them=all_kept)]
+    cloud = {path.name: IN_CLOUD for path in dead if (path / CLOUD_RECORD).exists()}
+    return Reaped([path.name for path in dead if path.name not in cloud], over, cloud)
 
 
 def _forget_notes(state: State) -> None:
@@ -61,27 +76,34 @@ def _forget_notes(state: State) -> None:
                 Path(note.path).unlink(missing_ok=True)
 
 
-def _gone(directory: Path) -> bool:
+def _reap_kept(directory: Path, gone: Reaped) -> None:
     try:
-        return kept.remove(directory)
-    except OSError:  # as below
-        return False
+        if kept.remove(directory):
+            gone.kept.append(directory.name)
+    except OSError as error:
+        if directory.exists():
+            gone.left[directory.name] = _told(error, directory)
 
 
-def _remove(directory: Path) -> None:
-    """Delete; another reaper may be at the same, and the next one sees what is left of it."""
-    with contextlib.suppress(OSError):
+def _remove(directory: Path) -> str:
+    """Delete; why it is still there, or nothing. Another reaper may be at the same."""
+    try:
         remove_tree(directory)
+    except OSError as error:
+        return _told(error, directory) if directory.exists() else ""
+    return ""
 
 
-def dead_runs(state: State) -> list[str]:
-    """The names of the runs that :func:`reap` would delete; nothing is changed."""
-    return [path.name for path in _runs(state) if is_dead(path)]
+def _told(error: OSError, directory: Path) -> str:
+    """Not every version of Python names the whole path."""
+    return f"{Path(error.filename or directory).name} in {directory} could not be deleted: {error.strerror}"
 
 
 def is_dead(path: Path) -> bool:
-    """Whether no host serves the run in this directory, nor is about to."""
-    with _locked_if_dead(path) as dead:
+    """Whether no host serves the run in this directory, nor is about to; nothing is changed."""
+    if not (path / ALIVE).exists():
+        return _was_never_claimed(path)
+    with locked_if_free(path / ALIVE) as dead:
         return dead
 
 
@@ -99,18 +121,40 @@ def left_in_cloud(state: State) -> list[Path]:
     return [path for path in _runs(state) if (path / CLOUD_RECORD).exists() and is_dead(path)]
 
 
-def _reap_run(path: Path) -> bool:
+def _reap_run(path: Path, gone: Reaped) -> None:
     with _locked_if_dead(path) as dead:
-        if dead and (path / CLOUD_RECORD).exists():
-            end_processes_in(path)
-            return False
-        if dead:
-            end_processes_in(path)
-            for file in path.glob("*/*/data/postmaster.pid"):
-                remove_segment(file.parent)
-            _remove(sockets_root() / f"r{path.name[:12]}")  # also if its owner, of another container, is not seen
-            _remove(path)
-        return dead
+        if not dead:
+            return
+        end_processes_in(path)
+        if (path / CLOUD_RECORD).exists():
+            gone.left[path.name] = IN_CLOUD
+            return
+        for file in path.glob("*/*/data/postmaster.pid"):
+            remove_segment(file.parent)
+        failures = [_remove(directory) for directory in (*_sockets_of(path), *_folders(path))]
+        failure = next(filter(None, failures), "") or _remove(path)  # with the lock last: what stays is seen as dead
+        if failure:
+            gone.left[path.name] = failure
+        else:
+            gone.runs.append(path.name)
+
+
+def _sockets_of(path: Path) -> set[Path]:
+    """Where the sockets of a run are, also if its owner, of another container, is not seen, or it had another place for
+    temporary files. The name alone is unique.
+    """
+    usual = sockets_root() / f"r{path.name[:12]}"
+    try:
+        noted = Path(json.loads((path / "run.json").read_text())["sockets"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return {usual}
+    return {usual, noted} if noted.name == usual.name else {usual}
+
+
+def _folders(path: Path) -> list[Path]:
+    with contextlib.suppress(FileNotFoundError):
+        return [Path(entry.path) for entry in os.scandir(path) if entry.is_dir(follow_symlinks=False)]
+    return []
 
 
 def _locked_if_dead(path: Path) -> AbstractContextManager[bool]:

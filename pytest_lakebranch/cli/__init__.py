@@ -16,7 +16,8 @@ DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 COMMANDS = ("doctor", "ls", "open", "diff", "schema", "reap", "layers", "config", "serve", "completion")
 EPILOG = """exit codes:
   0    done
-  1    it failed, doctor found something that does not work, or diff --exit-code found a difference
+  1    it failed, reap could not delete all, doctor found something that does not work, or diff --exit-code found a
+       difference
   2    wrong usage: an unknown argument, or a setting that is written wrongly
   130  interrupted
 `open` ends with the exit code of psql, and `serve -- COMMAND` with that of COMMAND: 128 and the signal's number where

@@ -31,16 +31,12 @@ def run(parsed: Namespace) -> int:
         return cloud.reap(parsed)
     if parsed.owner is not None:
         raise ConfigError("--owner is of branches in the cloud: give --provider lakebase as well.")
-    from pytest_lakebranch.branches.reaper import Reaped, dead_runs, reap
+    from pytest_lakebranch.branches.reaper import due, reap
     from pytest_lakebranch.cli.project import state
-    from pytest_lakebranch.kept import over
 
-    found = state(parsed)
-    if parsed.dry_run:
-        gone = Reaped(dead_runs(found), [path.name for path in over(found, all_of_them=parsed.kept)])
-    else:
-        gone = reap(found, all_kept=parsed.kept)
+    gone = (due if parsed.dry_run else reap)(state(parsed), all_kept=parsed.kept)
     word = "would delete" if parsed.dry_run else "deleted"
     lines = [f"{word} run {run}" for run in gone.runs] + [f"{word} kept branch {name}" for name in gone.kept]
+    lines += [f"left as it is: {name}: {why}" for name, why in gone.left.items()]
     output.show(parsed, {"dry_run": parsed.dry_run, **gone._asdict()}, lines or ["nothing was left behind"])
-    return 0
+    return 1 if gone.left and not parsed.dry_run else 0

@@ -14,6 +14,9 @@ import psutil
 import psycopg
 import pytest
 
+from pytest_lakebranch.directories import remove_tree
+from pytest_lakebranch.processes import Identity
+from pytest_lakebranch.state import State, make_private, write_owner
 from tests.plugin.cli_rigs import Command, Standing, standing, wait_until
 from tests.plugin.conftest import Project, entries, left_behind
 
@@ -131,8 +134,65 @@ def test_reap(dead: Standing, command: Command, shared_home: Path, sockets: Path
     (name,) = entries(shared_home / "runs")
     assert command("reap", "--dry-run").out == f"would delete run {name}\n"
     assert entries(shared_home / "runs") == [name]
-    assert command("reap", "--json").json == {"version": 1, "dry_run": False, "runs": [name], "kept": []}
+    assert command("reap", "--json").json == {"version": 1, "dry_run": False, "runs": [name], "kept": [], "left": {}}
     assert left_behind(shared_home, sockets) == []
+
+
+@pytest.fixture
+def abandoned(shared_home: Path, sockets: Path, tmp_path: Path) -> Iterator[Path]:
+    """The directory of a run that died before its host had claimed it; its sockets are where nobody looks any more."""
+    state = State.at(str(shared_home)).ensure()
+    directory = make_private(state.runs / "0123456789ab4def")
+    make_private(directory / "branches" / "b1")
+    ended = subprocess.Popen(["sleep", "60"])
+    write_owner(directory, Identity.of(ended.pid))
+    ended.kill()
+    ended.wait()
+    (tmp_path / "r0123456789ab").mkdir()
+    (directory / "run.json").write_text(json.dumps({"sockets": str(tmp_path / "r0123456789ab")}))
+    yield directory
+    remove_tree(directory)
+
+
+def test_looking_changes_nothing(abandoned: Path, command: Command) -> None:
+    """Neither a list nor a dry run leaves anything in a directory that nobody has claimed."""
+    before = entries(abandoned)
+    for _ in range(2):
+        assert command("ls", "--json").json["runs"][0]["state"] == "left behind"
+        assert command("reap", "--dry-run").out == f"would delete run {abandoned.name}\n"
+    assert entries(abandoned) == before
+
+
+def test_sockets_in_another_place(abandoned: Path, command: Command, tmp_path: Path) -> None:
+    """The sockets of a dead run go with it, although temporary files are elsewhere by now; nothing else goes."""
+    (tmp_path / "other").mkdir()
+    assert command("reap").out == f"deleted run {abandoned.name}\n"
+    assert (entries(tmp_path), abandoned.exists()) == (["other"], False)
+
+
+def test_what_cannot_be_deleted(abandoned: Path, command: Command) -> None:
+    """It is said, also by the exit code, and is still there for the next time."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root to mount")
+    place = abandoned / "branches" / "b1"
+    subprocess.run(["mount", "-t", "tmpfs", "none", place], check=True)
+    try:
+        said = command("reap")
+    finally:
+        subprocess.run(["umount", place], check=True)
+    why = f"b1 in {place.parent} could not be deleted: Device or resource busy"
+    assert (said.code, said.out) == (1, f"left as it is: {abandoned.name}: {why}\n")
+    assert command("reap").out == f"deleted run {abandoned.name}\n"
+
+
+def test_a_dead_run_with_branches_in_a_cloud(abandoned: Path, command: Command) -> None:
+    """A dry run and a real one agree that it stays, and say what deletes it."""
+    (abandoned / "cloud.json").write_text("{}")
+    for words in (["--dry-run"], []):
+        said = command("reap", *words)
+        assert said.code == (0 if words else 1)
+        assert said.out.startswith(f"left as it is: {abandoned.name}: its branches in a cloud are not deleted yet")
+        assert "`lakebranch reap --provider lakebase`" in said.out
 
 
 def test_reap_leaves_the_living_alone(running: Standing, command: Command) -> None:

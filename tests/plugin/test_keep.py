@@ -135,7 +135,7 @@ def test_its_time(project: Project, command: Command) -> None:
     project.write(test_it="def test_fails(lakebranch):\n    assert not 'reached'\n")
     project.spawn("--lakebranch-keep=failed", "--lakebranch-keep-for=2h")
     note = note_of(project)
-    assert command("reap", "--json").json == {"version": 1, "dry_run": False, "runs": [], "kept": []}
+    assert command("reap", "--json").json == {"version": 1, "dry_run": False, "runs": [], "kept": [], "left": {}}
     spend(note, 7000)
     assert command("reap").out == "nothing was left behind\n"
     spend(note, 300)
