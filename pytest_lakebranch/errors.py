@@ -21,6 +21,8 @@ import os
 OURS = (os.path.dirname(__file__) + os.sep, contextlib.__file__)  # noqa: PTH120  (pathlib would have to be imported)
 """How the names of files begin whose frames say nothing to a user."""
 
+BRIEF = 120
+
 
 class LakebranchError(Exception):
     """Base of all errors raised by pytest-lakebranch."""
@@ -106,6 +108,12 @@ class HostError(LakebranchError):
 
 ERRORS = (LakebranchError, ConfigError, MachineError, BaseError, MigrationError, BranchError, CloudError, HostError)
 BY_NAME: dict[str, type[LakebranchError]] = {kind.__name__: kind for kind in ERRORS}
+
+
+def brief(error: LakebranchError) -> str:
+    """How a message begins, where it is not the first time that it is said."""
+    first = (str(error).splitlines() or [type(error).__name__])[0]
+    return f"{first[:BRIEF]}{'…' if len(first) > BRIEF else ''}"
 
 
 def end_at_callers(error: LakebranchError) -> None:

@@ -23,7 +23,7 @@ def add_options(parser: pytest.Parser) -> None:
 
 def _action(row: Row) -> dict[str, Any]:
     if row.kind == "flag":
-        return {"action": "store_true", "default": None}
+        return {"action": argparse.BooleanOptionalAction, "default": None}
     return {"action": "append" if row.kind == "list" else "store", "default": None, "metavar": row.metavar}
 
 
@@ -57,9 +57,7 @@ def terminal_of(config: pytest.Config) -> str | None:
     """The path of the terminal on which progress may be shown. Only while pytest does not capture output."""
     if config.get_verbosity() < 0:
         return None
-    for descriptor in (1, 2):
-        try:
-            return os.ttyname(descriptor)
-        except OSError:
-            continue
-    return None
+    try:
+        return os.ttyname(1)
+    except OSError:  # where the output is a file, nobody watches
+        return None

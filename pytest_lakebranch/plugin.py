@@ -144,7 +144,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         from pytest_lakebranch.preflight import check
 
         try:
-            config.stash[FACTS] = check(settings)
+            config.stash[FACTS] = check(config, settings)
         except LakebranchError as error:
             raise pytest.UsageError(f"lakebranch: {error}") from None
         if not config.pluginmanager.hasplugin("dsession"):

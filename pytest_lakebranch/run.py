@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_lakebranch import answers
 from pytest_lakebranch.application import Application
 from pytest_lakebranch.branch import Branch
 from pytest_lakebranch.branches.lease import Purpose, Request
 from pytest_lakebranch.building import Builder
 from pytest_lakebranch.config import Settings
 from pytest_lakebranch.environment import Seat, clear_abandoned_seats
-from pytest_lakebranch.errors import BranchError, ConfigError, HostError, LakebranchError, MachineError
+from pytest_lakebranch.errors import BranchError, ConfigError, HostError, LakebranchError, MachineError, brief
 from pytest_lakebranch.host.ahead import Ahead
 from pytest_lakebranch.host.client import HostClient, connect, connect_or_start
 from pytest_lakebranch.host.run_directory import RunDirectory
@@ -125,8 +126,7 @@ class Run:
     @cached_property
     def entries(self) -> list[str | Callable[..., object]]:
         """The steps of ini and hooks, in this order."""
-        more = self._config.hook.pytest_lakebranch_steps(config=self._config)
-        return [*self.settings.base, *(step for steps in reversed(more) for step in steps)]
+        return [*self.settings.base, *answers.steps(self._config)]
 
     # -- leases
 
@@ -301,8 +301,7 @@ def _name_of(work: Callable[..., object]) -> str:
 
 
 def _again(error: LakebranchError) -> str:
-    first = str(error).splitlines()[0]
-    return f"there is no branch, as said before: {first[:120]}{'…' if len(first) > 120 else ''}"
+    return f"there is no branch, as said before: {brief(error)}"
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 
-from pytest_lakebranch.errors import BaseError, LakebranchError
+from pytest_lakebranch.errors import BaseError, LakebranchError, brief
 from pytest_lakebranch.model import Built, Endpoint, ForkPoint
 from pytest_lakebranch.providers.base import Compute, Incoming, Provider
 from pytest_lakebranch.steps.base import Step, units_of
@@ -276,5 +276,4 @@ def _steps(labels: tuple[str, ...], first: int) -> tuple[str, ...]:
 
 
 def _told_before(worker: str, error: LakebranchError) -> str:
-    first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return f"there is no base: {first_line} (the whole message is with the first test that asked, on {worker})"
+    return f"there is no base: {brief(error)} (the whole message is with the first test that asked, on {worker})"

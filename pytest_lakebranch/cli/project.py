@@ -80,8 +80,8 @@ def _from_addopts(values: Values, environ: Mapping[str, str], *, only: tuple[Row
     words += _words("PYTEST_ADDOPTS", environ.get("PYTEST_ADDOPTS", ""))
     parser = _Quiet(add_help=False, allow_abbrev=False)
     for row in only:
-        action = {"flag": "store_true", "list": "append"}.get(row.kind, "store")
-        parser.add_argument(row.flag, dest=row.name, action=action, default=None)
+        actions: dict[str, Any] = {"flag": argparse.BooleanOptionalAction, "list": "append"}
+        parser.add_argument(row.flag, dest=row.name, action=actions.get(row.kind, "store"), default=None)
     known, _ = parser.parse_known_args([str(word) for word in words])
     return {name: value for name, value in vars(known).items() if value is not None}
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import statistics
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import pytest
 
+from pytest_lakebranch import answers
 from pytest_lakebranch.amounts import many, size_text
 from pytest_lakebranch.config import Settings, not_default
 from pytest_lakebranch.model import KeptBranch, Lease, ProviderFacts, Summary
@@ -30,12 +31,14 @@ def header(settings: Settings, facts: ProviderFacts | None) -> list[str]:
 def write_summary(reporter: pytest.TerminalReporter, config: pytest.Config, summary: Summary) -> None:
     """The run's branches, as a section of pytest's terminal summary."""
     quiet = config.get_verbosity() < 0 and not summary.left_behind
-    more = config.hook.pytest_lakebranch_report(config=config, summary=summary)
-    lines = [*summary_lines(summary), *_flat(more)]
-    if not quiet and lines:
+    more, wrong = answers.report_lines(config, summary)
+    lines = [] if quiet else [*summary_lines(summary), *more]
+    if lines or wrong:
         reporter.section("lakebranch")
-        for line in lines:
-            reporter.line(line)
+    for line in lines:
+        reporter.line(line)
+    for line in wrong:
+        reporter.line(line, red=True)
 
 
 def say_reports(reporter: pytest.TerminalReporter, written: Sequence[Written], *, quiet: bool) -> None:
@@ -46,13 +49,6 @@ def say_reports(reporter: pytest.TerminalReporter, written: Sequence[Written], *
             reporter.line(f"lakebranch report {one.path}: not written: {one.failure}", red=True)
         else:
             reporter.line(f"lakebranch report: {one.path}")
-
-
-def _flat(answers: Iterable[object]) -> list[str]:
-    found: list[str] = []
-    for answer in answers:
-        found += [answer] if isinstance(answer, str) else [str(line) for line in answer or ()]  # type: ignore[attr-defined]
-    return found
 
 
 def summary_lines(summary: Summary) -> list[str]:

@@ -167,11 +167,15 @@ def test_setting_that_the_server_refuses(project: Project, setting: str) -> None
         assert text not in str(result.stdout)
 
 
-def on_a_terminal(project: Project, *options: str) -> str:
-    """What pytest writes when its output is a terminal."""
+def on_a_terminal(project: Project, *options: str, output: int | None = None) -> str:
+    """What pytest writes when its output is a terminal; with ``output``, when only its errors go there."""
     master, slave = pty.openpty()
     run = subprocess.Popen(
-        [sys.executable, "-m", "pytest", *PLAIN, *options], cwd=project.path, stdin=slave, stdout=slave, stderr=slave
+        [sys.executable, "-m", "pytest", *PLAIN, *options],
+        cwd=project.path,
+        stdin=slave,
+        stdout=output or slave,
+        stderr=slave,
     )
     os.close(slave)
     text = b""
@@ -216,8 +220,9 @@ def test_progress_on_a_terminal(project: Project, workers: str) -> None:
 @pytest.mark.usefixtures("slow_base")
 @pytest.mark.soak
 def test_progress_elsewhere(project: Project) -> None:
-    """Without a terminal, or under -q, nothing is said."""
+    """Under -q, or where the output does not go to a terminal, nothing is said."""
     assert "building the base" not in on_a_terminal(project, "-q", "--lakebranch-rebuild")
+    assert "building the base" not in on_a_terminal(project, "--lakebranch-rebuild", output=subprocess.DEVNULL)
     result = project.run("--lakebranch-rebuild")
     assert "building the base" not in str(result.stdout) + str(result.stderr)
 

@@ -226,6 +226,28 @@ def test_report_hook(project: Project, workers: str) -> None:
     result.stdout.fnmatch_lines(["tests with branches: 1", "second line"])
 
 
+def test_report_hooks_that_fail(project: Project) -> None:
+    """One that raises, or returns no lines, is named in a line of its own; the others' lines are there."""
+    project.write(
+        conftest="def pytest_lakebranch_report(config): raise ValueError('not today')",
+        test_it="def test_it(lakebranch): ...",
+        plugin_a="def pytest_lakebranch_report(summary): return 5",
+        plugin_b="def pytest_lakebranch_report(): return 'a line'",
+    )
+    project.ini(lakebranch_base="sql:schema.sql", pythonpath=".")
+    result = project.spawn("-p", "plugin_a", "-p", "plugin_b")
+    result.assert_outcomes(passed=1)
+    assert result.ret == pytest.ExitCode.OK
+    result.stdout.fnmatch_lines(
+        [
+            "leases of tests: 1 (1 clean)",
+            "a line",
+            "pytest_lakebranch_report of plugin_a returned 5: it is to return a line, or a list of lines.",
+            "pytest_lakebranch_report of *conftest.py raised ValueError: not today",
+        ]
+    )
+
+
 def test_fixture_branches_are_counted(project: Project) -> None:
     """Forks, factory branches and branches of wider fixtures are in the summary beside the tests' leases."""
     project.write(

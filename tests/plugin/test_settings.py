@@ -108,6 +108,33 @@ def test_precedence(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
+def test_a_flag_can_be_taken_back(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What ini, the environment or addopts switches on, the command line switches off."""
+    project.ini(lakebranch_autouse="true", addopts="--lakebranch-rebuild")
+    monkeypatch.setenv("LAKEBRANCH_KEEP_TEMPLATE", "true")
+    flags = ("autouse", "rebuild", "keep-template")
+    result = project.run("--collect-only", *(f"--no-lakebranch-{flag}" for flag in flags))
+    for flag in flags:
+        result.stdout.fnmatch_lines([f"*{flag.replace('-', '_')}=False (from --lakebranch-{flag})*"])
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        ("'sql:schema.sql'", "pytest_lakebranch_steps of *conftest.py returned 'sql:schema.sql': *a list of steps*"),
+        ("5", "pytest_lakebranch_steps of *conftest.py returned 5: *a list of steps*"),
+        ("['sql:missing.sql']", "*missing.sql*"),
+    ],
+)
+def test_usage_errors_of_the_hook(project: Project, answer: str, message: str) -> None:
+    """Steps that a hook supplies are looked at before the first test, too."""
+    project.ini(lakebranch_base="sql:schema.sql")
+    project.write(conftest=f"def pytest_lakebranch_steps(config):\n    return {answer}")
+    result = project.run()
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([f"ERROR: lakebranch: {message}"])
+
+
 def test_settings_reach_the_server(project: Project) -> None:
     """Database, role, server settings and locale are those of the branches; the role is no superuser."""
     project.ini(
@@ -144,6 +171,9 @@ WRONG = {
     ("--lakebranch-database", ""): "--lakebranch-database is set but empty*",
     ("--lakebranch-database", "template1"): "lakebranch_database: 'template1' is a maintenance database*",
     ("--lakebranch-settings", "work_mem"): "lakebranch_settings: 'work_mem' is not of the form name=value*",
+    ("--lakebranch-settings", "nosuch=1"): 'lakebranch_settings: PostgreSQL * says: unrecognized *parameter "nosuch".',
+    ("--lakebranch-settings", "work_mem=much"): '*says: invalid value for parameter "work_mem": "much".',
+    ("--lakebranch-locale", "xx_YY.UTF-8"): "lakebranch_locale: this machine has no locale 'xx_YY.UTF-8'*locale-gen*",
     ("--lakebranch-settings", "port=1"): "lakebranch_settings: port cannot be set*",
     ("--lakebranch-env", "A-B"): "lakebranch_env: 'A-B' is neither NAME nor NAME=TEMPLATE*",
     ("--lakebranch-env", "PYTHONPATH"): "lakebranch_env: PYTHONPATH cannot be set: *",

@@ -1,4 +1,4 @@
-"""What a provider with given settings would be like; nothing is started to find out."""
+"""What a provider with given settings would be like; no server is started to find out."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from pytest_lakebranch.config import Settings
 from pytest_lakebranch.model import ProviderFacts
 from pytest_lakebranch.postgres import binaries
 from pytest_lakebranch.postgres.binaries import Binaries
-from pytest_lakebranch.providers.local import launch, layers, storage
+from pytest_lakebranch.providers.local import launch, layers, settings_check, storage
 from pytest_lakebranch.state import State
 
 
 def facts_of(settings: Settings, state: State) -> ProviderFacts:
-    """What a provider with these settings would say of itself; raises what it would raise. Starts nothing."""
+    """What a provider with these settings would say of itself; raises what it would raise. Starts no server."""
     found = binaries.find(settings.postgres)
+    settings_check.check(settings, found)
     chosen = storage.choose(settings.storage, directory=state.home, machine=launch.inspect())
     return facts(found, chosen)
 
