@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
 import pytest
 
 from pytest_lakebranch.waiting import Deadline, poll
+from tests import scan
 from tests.plugin.conftest import Project
 
 sys.path.append(str(Path(__file__).parents[1] / "contract"))
@@ -18,6 +20,7 @@ from lakebase_rigs import calls, environ, ours
 __all__ = [
     "LINKS",
     "Emulated",
+    "assert_no_process_shows",
     "assert_no_secret_in",
     "assert_nothing_left",
     "calls",
@@ -26,6 +29,7 @@ __all__ = [
     "environ",
     "hosts",
     "ours",
+    "secrets_of",
 ]
 
 LINKS = """
@@ -56,8 +60,15 @@ def others_and_ours(cloud: Emulated) -> list[str]:
     return sorted(each.id for each in found if not each.is_default)
 
 
+def secrets_of(cloud: Emulated) -> list[str]:
+    """All that the emulator knows: of identities, for the API, and for databases."""
+    tokens = cloud.emulator.world.tokens
+    known = [secret for each in tokens.identities for secret in (each.token, each.secret) if secret]
+    return [*known, *tokens._database, *tokens._access]
+
+
 def assert_no_secret_in(
-    cloud: Emulated, project: Project, linked: Path, result: pytest.RunResult | None = None
+    cloud: Emulated, project: Project, linked: Path, result: pytest.RunResult | None = None, planted: Sequence[str] = ()
 ) -> None:
     """Neither in what the run said, nor in the files that it left, nor in those of its directory, which is gone."""
     names = {path.name.partition("-")[2]: path for path in linked.iterdir()}
@@ -66,10 +77,14 @@ def assert_no_secret_in(
     files = [path for place in (project.path, project.home) for path in place.rglob("*") if path.is_file()]
     said = [path.read_text(errors="replace") for path in files if "layers" not in path.parts]
     said += [] if result is None else [*result.outlines, *result.errlines]
-    tokens = cloud.emulator.world.tokens
-    known = [secret for each in tokens.identities for secret in (each.token, each.secret) if secret]
-    for secret in (*known, *tokens._database, *tokens._access):
+    for secret in (*secrets_of(cloud), *planted):
         assert not any(secret in text for text in said)
+
+
+def assert_no_process_shows(*secrets: str) -> None:
+    """In its arguments or its title: everybody on the machine can read them."""
+    shown = [process.words for process in scan.processes()]
+    assert not any(secret in words for secret in secrets for words in shown)
 
 
 def hosts(home: Path) -> list[psutil.Process]:

@@ -8,7 +8,16 @@ import sys
 from pathlib import Path
 
 import pytest
-from lakebase_runs import LINKS, Emulated, assert_no_secret_in, assert_nothing_left, calls, environ
+from lakebase_runs import (
+    LINKS,
+    Emulated,
+    assert_no_process_shows,
+    assert_no_secret_in,
+    assert_nothing_left,
+    calls,
+    environ,
+    secrets_of,
+)
 
 from pytest_lakebranch.emulator.sql import run as run_sql
 from tests.plugin.conftest import PLAIN, Project
@@ -48,7 +57,9 @@ def test_a_run_with_workers(cloud: Emulated, project: Project, linked: Path) -> 
             assert False
         """,
     )
-    result = project.spawn("-n", "2", "--lakebranch-report=report.json", "--lakebranch-report=report.html", "-vv")
+    result = project.spawn(
+        "-n", "2", "--lakebranch-report=report.json", "--lakebranch-report=report.html", "--junitxml=j.xml", "-vv"
+    )
     result.assert_outcomes(passed=9, failed=1)
     assert_nothing_left(cloud)
     assert_no_secret_in(cloud, project, linked, result)
@@ -82,8 +93,9 @@ def test_service_principals_and_refusals(
             raise AssertionError("not reached")
         """,
     )
-    run = project.start("-vv", "--lakebranch-deadline=3s")
+    run = project.start("-vv", "--lakebranch-deadline=3s", "--junitxml=junit.xml", "--lakebranch-report=report.json")
     project.wait_for("ready.txt")
+    assert_no_process_shows(*secrets_of(cloud))
     refusal = {"kind": "status", "status": 403, "times": None}
     cloud.emulator.faults.add(
         [{"route": route, **refusal} for route in ("generate_database_credential", "create_branch")]
@@ -99,6 +111,108 @@ def test_service_principals_and_refusals(
     assert "Request id: " in project.output
     assert_nothing_left(cloud)
     assert_no_secret_in(cloud, project, linked)
+
+
+PAST = """
+import app, pytest
+from pathlib import Path
+from urllib.parse import urlsplit
+from pytest_lakebranch.waiting import Deadline, poll
+
+@pytest.mark.lakebranch(at="{time}")
+def test_of_a_time(lakebranch):
+    assert app.count() == 10
+
+@pytest.mark.lakebranch(at="{lsn}")
+def test_of_a_position(lakebranch):
+    assert app.count() == 10
+    with lakebranch.connect() as conn:
+        conn.execute("delete from item")
+    assert app.count() == 0
+
+def test_of_the_present(lakebranch):
+    assert app.count() == 11
+    assert urlsplit(app.URL).hostname == "127.0.0.1"
+    Path("password.txt").write_text(urlsplit(app.URL).password)
+    assert poll(lambda: Path("go.txt").exists() or None, deadline=Deadline(60))
+
+def test_fails(lakebranch):
+    app.count()
+    print(repr(lakebranch))
+    assert False
+"""
+
+
+def test_the_past_and_a_port(cloud: Emulated, project: Project, linked: Path) -> None:
+    """at= takes the source as it was, by time and by position; the application comes by a port, whose password is
+    neither said nor shown.
+    """
+    project.ini(
+        lakebranch_provider="lakebase",
+        lakebranch_source=cloud.project,
+        lakebranch_env="DATABASE_URL",
+        lakebranch_listen="tcp",
+        pythonpath=".",
+    )
+    then = cloud.control("POST", "remember", {"branch": cloud.production}).json()
+    project.write(conftest=LINKS, test_it=PAST.format(**then))
+    with cloud.connect(cloud.production) as production:
+        production.execute("insert into item values (500)")
+        try:
+            run = project.start("-vv", "--junitxml=junit.xml", "--lakebranch-report=report.json")
+            password = project.wait_for("password.txt")
+            (project.path / "password.txt").unlink()
+            assert_no_process_shows(password, *secrets_of(cloud))
+            (project.path / "go.txt").touch()
+            run.wait()
+        finally:
+            production.execute("delete from item where id = 500")
+    assert "1 failed, 3 passed" in project.output
+    assert_nothing_left(cloud)
+    assert_no_secret_in(cloud, project, linked, planted=[password])
+
+
+def test_a_step_that_fails_says_no_password(cloud: Emulated, project: Project) -> None:
+    """That of its statement; the rest of it is said, once."""
+    project.write(
+        schema_dot_sql="create table item (id int);\ncreate role robot login password 'planted-in-a-step';",
+        test_it="""
+        def test_one(lakebranch): ...
+        def test_two(lakebranch): ...
+        """,
+    )
+    result = project.spawn("-vv", "--junitxml=junit.xml", "--lakebranch-report=report.json")
+    result.assert_outcomes(errors=2)
+    said = [path.read_text() for path in (project.path / "junit.xml", project.path / "report.json")]
+    assert not any("planted" in text for text in (*said, *result.outlines, *result.errlines))
+    result.stdout.fnmatch_lines(["*schema.sql*", "*permission denied to create role*"])
+    assert_nothing_left(cloud)
+
+
+WRONG = {
+    "DATABRICKS_TOKEN": ("dapi-wrong", "asking who we are: 401 UNAUTHENTICATED: *. Request id: *DATABRICKS_TOKEN*"),
+    "LAKEBRANCH_SOURCE": ("projects/none", "reading projects/none: 404 NOT_FOUND: *Request id: *lakebranch_source*"),
+}
+
+
+@pytest.mark.parametrize("variable", WRONG)
+def test_wrong_settings_are_one_message(
+    cloud: Emulated, project: Project, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    """For the first test, with status, code, request id and what to do; the others refer to it."""
+    value, says = WRONG[variable]
+    monkeypatch.setenv(variable, value)
+    project.write(
+        test_it="""
+        def test_one(lakebranch): ...
+        def test_two(lakebranch): ...
+        """,
+    )
+    result = project.spawn()
+    result.assert_outcomes(errors=2)
+    result.stdout.fnmatch_lines([says])
+    assert len([line for line in result.outlines if line.startswith(says[:20])]) == 1
+    result.stdout.fnmatch_lines(["there is no branch, as said before: *"])
 
 
 @pytest.mark.soak
