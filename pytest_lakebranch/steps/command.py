@@ -54,17 +54,21 @@ class CommandStep:
 
 
 def parse(label: str, written: str, inputs: files.Inputs) -> CommandStep:
-    """The step for ``command:written``; ConfigError when there is no such program, or no file to notice changes of."""
+    """The step for ``command:written``; ConfigError when there is no such program, or when no files are declared.
+
+    Those that it names are seldom all that decide what it does: ``manage.py`` never changes when migrations do.
+    """
     try:
         words = shlex.split(written)
     except ValueError as error:
         raise ConfigError(f"{label}: it cannot be split into words: {error}.") from error
     _check_program(label, words[0], inputs.root)
-    own = tuple(path for path in (inputs.root / word for word in words) if path.is_file())
-    if not own and not inputs.globs:
+    own = tuple(path for path in (Path(os.path.normpath(inputs.root / word)) for word in words) if path.is_file())
+    if not inputs.globs:
+        alone = f"; inputs={files.shown(own[0], inputs.root)} if it needs no other" if own else ""
         raise ConfigError(
-            f"{label}: a change of what it does could not be noticed, because it names no file of the project. Declare "
-            "the files that decide it: inputs=GLOB,…, such as inputs=migrations/**."
+            f"{label}: a change of what it does could go unnoticed. Declare the files that decide it: inputs=GLOB,…, "
+            f"such as inputs=migrations/**{alone}."
         )
     return CommandStep(label, tuple(words), own, inputs)
 

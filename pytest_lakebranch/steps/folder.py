@@ -5,7 +5,8 @@ Names may carry a version in front, in one of three manners:
     0002_price.sql, 20240131_price.sql, price.sql      any: numbers count as numbers, so 2 comes before 10
     0002_price.up.sql, 0002_price.down.sql             the second undoes the first (golang-migrate's manner)
     V2__price.sql, V2.1__more.sql, U2__price.sql, R__views.sql
-                                                       Flyway's: U undoes V of the same version; R comes last
+                                                       Flyway's: U undoes V of the same version; R comes last. As with
+                                                       Flyway, they may lie in folders of the folder too
 
 """
 
@@ -14,14 +15,15 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 
 from pytest_lakebranch.amounts import natural
 from pytest_lakebranch.errors import ConfigError
 
-_FLYWAY = re.compile(r"(?:(?P<kind>[VU])(?P<version>\d+(?:[._]\d+)*)|(?P<repeatable>R))__(?P<name>.+)\.sql")
+_FLYWAY = re.compile(r"(?:(?P<kind>[VU])(?P<version>\d+(?:[._]\d+)*)|(?P<repeatable>R))__(?P<name>.+)\.(?i:sql)")
 _PLAIN = re.compile(r"(?P<version>\d+(?:[._-]\d+)*)?(?:__|[_.\- ]+)?(?P<name>.*?)(?:\.up)?\.sql", re.IGNORECASE)
 _DOWN_SECTION = re.compile(
     rb"^--[ \t]*(?:\+goose[ \t]+Down|migrate:down|rambler[ \t]+down)", re.MULTILINE | re.IGNORECASE
@@ -40,12 +42,44 @@ class Entry:
 
 def entries(folder: Path, label: str) -> list[Entry]:
     """The files of ``folder`` in the order in which they run; ConfigError when there is none, or no order."""
-    with os.scandir(folder) as listed:  # half the time of a glob, and there may be hundreds
-        found = [folder / entry.name for entry in listed if entry.name.endswith(".sql") and entry.is_file()]
-    if not found:
-        raise ConfigError(f"{label}: the folder {folder} has no file named *.sql.")
-    flyway = any(_FLYWAY.fullmatch(path.name) for path in found)
-    return _flyway(found, label) if flyway else _plain(found, label)
+    top, deep = _files(folder)
+    if any(_FLYWAY.fullmatch(path.name) for path in top or deep):
+        return _flyway([*top, *(path for path in deep if _FLYWAY.fullmatch(path.name))], label)
+    if not top:
+        where = f" itself, only below, such as {deep[0].relative_to(folder)}" if deep else ""
+        raise ConfigError(f"{label}: the folder {folder} has no file named *.sql{where}.")
+    return _plain(top, label)
+
+
+def left_out(folder: Path, run: Iterable[Entry]) -> set[Path]:
+    """Files named ``*.sql`` in folders of the folder that are not among those to ``run``, nor undo any."""
+    used = {path for entry in run for path in (entry.file, entry.undo)}
+    return set(_files(folder)[1]) - used
+
+
+def folders(folder: Path) -> list[Path]:
+    """The folder and those in it whose files may be run with it."""
+    return [Path(directory) for directory, _ in _walk(folder)]
+
+
+def _files(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Files named ``*.sql``: of the folder itself, and below."""
+    top: list[Path] = []
+    deep: list[Path] = []
+    for directory, names in _walk(folder):
+        found = (Path(directory, name) for name in sorted(names) if name.lower().endswith(".sql"))
+        (top if Path(directory) == folder else deep).extend(found)
+    return top, deep
+
+
+def _walk(folder: Path) -> Iterator[tuple[str, list[str]]]:
+    """Each folder with the names of its files; hidden ones and other people's packages are none of the project's."""
+    for directory, names, files in os.walk(folder):  # half the time of a glob, and there may be hundreds of files
+        if "pyvenv.cfg" in files:
+            names.clear()
+            continue
+        names[:] = sorted(name for name in names if not name.startswith(".") and name != "node_modules")
+        yield directory, files
 
 
 def check_sections(file: Path, text: bytes, label: str) -> None:
@@ -64,7 +98,20 @@ def _plain(found: list[Path], label: str) -> list[Entry]:
     if not ups:
         raise ConfigError(f"{label}: {found[0].parent} has nothing to apply, only files named *.down.sql.")
     versions = Counter(_version(path) for path in ups)
-    return [_plain_entry(path, downs, unique=versions[_version(path)] == 1) for path in ups]
+    made = [_plain_entry(path, downs, unique=versions[_version(path)] == 1) for path in ups]
+    _refuse_idle(downs.values(), made, label)
+    return made
+
+
+def _refuse_idle(undos: Iterable[Path], made: Iterable[Entry], label: str) -> None:
+    """ConfigError when a file undoes nothing: most likely its name is misspelt."""
+    idle = set(undos) - {entry.undo for entry in made}
+    if idle:
+        file = min(idle)
+        without = {entry.file.name: entry.file for entry in made if entry.undo is None}
+        near = get_close_matches(file.name, without, n=1, cutoff=0.5)
+        mean = f" Is it meant to undo {near[0]}?" if near else ""
+        raise ConfigError(f"{label}: {file} undoes nothing: there is no file that its name belongs to.{mean}")
 
 
 def _version(path: Path) -> str:
@@ -94,10 +141,12 @@ def _flyway(found: list[Path], label: str) -> list[Entry]:
     _refuse_twice([(numbers, path) for numbers, path, _ in versioned], label)
     ordered = sorted(versioned, key=lambda found: found[0])
     last = sorted(((match["name"], path) for path, match in known if match["repeatable"]))
-    return [
+    made = [
         *(Entry(path, _dotted(numbers), match["name"], undos.get(numbers)) for numbers, path, match in ordered),
         *(Entry(path, f"R__{name}", name, None) for name, path in last),
     ]
+    _refuse_idle(undos.values(), made, label)
+    return made
 
 
 def _refuse_twice(versions: Iterable[tuple[tuple[int, ...], Path]], label: str) -> None:

@@ -15,7 +15,7 @@ from pytest_lakebranch.errors import ConfigError
 from pytest_lakebranch.model import Endpoint
 from pytest_lakebranch.postgres.connect import placeholders
 from pytest_lakebranch.state import State
-from pytest_lakebranch.steps import alembic, command, django, dump, postgres, python, sql
+from pytest_lakebranch.steps import alembic, command, django, dump, files, postgres, python, sql
 from pytest_lakebranch.steps.base import Seed, Step
 from pytest_lakebranch.steps.files import Application, Inputs
 from pytest_lakebranch.steps.notes import Notes
@@ -32,8 +32,8 @@ KINDS: dict[str, Callable[[str, str, Inputs], Step]] = {
     "python": python.parse,
 }
 GRAMMAR = (
-    "Kinds are sql:PATH, dump:PATH, alembic:INI[@REVISION], django:SETTINGS_MODULE, command:PROGRAM ARGUMENTS, "
-    "postgres:ENV_NAME and python:PKG.MOD:CALLABLE; any may end in ' inputs=GLOB,…'."
+    "Kinds are sql:PATH, dump:PATH, alembic:INI[@REVISION], django:SETTINGS_MODULE, command:PROGRAM ARGUMENTS "
+    "inputs=GLOB,…, postgres:ENV_NAME and python:PKG.MOD:CALLABLE; any may end in ' inputs=GLOB,…'."
 )
 _SUFFIX = re.compile(r"^(?P<what>.*?)(?:\s+inputs=(?P<globs>.*))?$", re.DOTALL)
 
@@ -46,7 +46,30 @@ def parse_all(entries: Iterable[Entry], settings: Settings, seat: Endpoint | Non
     notes = Notes(State.at(settings.home).notes)
     port = seat if settings.listen == "tcp" else None
     application = Application(settings.user, settings.database, partial(variables, settings), port)
-    return tuple(parse(entry, root=Path(settings.root), notes=notes, application=application) for entry in entries)
+    steps = tuple(parse(entry, root=Path(settings.root), notes=notes, application=application) for entry in entries)
+    for step in steps:
+        if isinstance(step, sql.SqlFolder):
+            _refuse_left_out(step, steps)
+    return steps
+
+
+def _refuse_left_out(step: sql.SqlFolder, steps: Iterable[Step]) -> None:
+    """ConfigError when no step uses a file of SQL that lies below a folder: it looks as if it were run."""
+    left = {file for file in step.left_out() if not any(_uses(other, file, itself=other is step) for other in steps)}
+    if left:
+        file = min(left)
+        raise ConfigError(
+            f"{step.label}: {files.shown(file, step.inputs.root)} is not run: in folders of the folder only Flyway's "
+            "names (V1__x.sql) count. Include it (\\ir), make its folder a step of its own, move it elsewhere, or "
+            f"say that it is known: inputs={files.shown(file.parent, step.inputs.root)}/*."
+        )
+
+
+def _uses(step: Step, file: Path, *, itself: bool) -> bool:
+    path, inputs = getattr(step, "path", None), getattr(step, "inputs", None)
+    declared = inputs.files() if isinstance(inputs, Inputs) else ()
+    own = (*declared, *getattr(step, "own", ()), *([path] if isinstance(path, Path) and not itself else []))
+    return any(file.is_relative_to(one) for one in own)
 
 
 def variables(settings: Settings, endpoint: Endpoint) -> Mapping[str, str]:

@@ -81,7 +81,7 @@ class SqlMigration:
 
 @dataclass(frozen=True, slots=True)
 class SqlFolder:
-    """All ``*.sql`` files of a folder, each a migration; see ``folder`` for their order."""
+    """All ``*.sql`` files of a folder, each a migration; see ``folder`` for which these are, and their order."""
 
     label: str
     path: Path
@@ -108,7 +108,15 @@ class SqlFolder:
             [*_content(entry.file, others, self.inputs), "inputs"] for entry, others in zip(entries, named, strict=True)
         ]
         read = [path for others in named for _, path in others]
-        return parts, [self.path, *(entry.file for entry in entries), *read], []
+        return parts, [*folder.folders(self.path), *(entry.file for entry in entries), *read], []
+
+    def left_out(self) -> set[Path]:
+        """Files of SQL in folders of the folder that neither this step runs, nor any of its files includes."""
+        entries = folder.entries(self.path, self.label)
+        deep = folder.left_out(self.path, entries)
+        if deep:
+            deep -= {path for entry in entries for _, path in _reads(entry.file, self.inputs)[1]}
+        return deep
 
     def fingerprint(self) -> str:
         """Of all files, in the order in which they run."""

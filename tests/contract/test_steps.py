@@ -95,7 +95,7 @@ def command(root: Path, server: Server) -> Case:
         f"#!/bin/sh\nset -e\nexec 2>&1\npsql -qe -v ON_ERROR_STOP=1 $DATABASE_URL <<EOF\n{TABLE}{ROWS}EOF\n"
     )
     file.chmod(0o755)
-    return Case("command:./migrate.sh", file, "status 3")
+    return Case("command:./migrate.sh inputs=migrate.sh", file, "status 3")
 
 
 def dump_of(style: str) -> Callable[[Path, Server], Case]:

@@ -29,7 +29,7 @@ def script(place: Workplace, text: str) -> Step:
     file.write_text(f"#!/bin/sh\n{text}\n")
     file.chmod(0o755)
     told = Application("postgres", "app", lambda endpoint: {"SHOP_DSN": f"host={endpoint.host} user={endpoint.user}"})
-    return parse("command:./migrate.sh one 'two words'", root=place.root, application=told)
+    return parse("command:./migrate.sh one 'two words' inputs=migrate.sh", root=place.root, application=told)
 
 
 def test_environment(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:

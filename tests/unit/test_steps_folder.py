@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from pytest_lakebranch.config import resolve
 from pytest_lakebranch.errors import ConfigError
 from pytest_lakebranch.steps.base import migrations_of
 from pytest_lakebranch.steps.folder import Entry, entries
-from pytest_lakebranch.steps.kinds import parse
+from pytest_lakebranch.steps.kinds import parse, parse_all
+from pytest_lakebranch.steps.notes import Notes
 
 
 def made(root: Path, *names: str) -> list[Entry]:
@@ -17,6 +19,7 @@ def made(root: Path, *names: str) -> list[Entry]:
     folder = root / "db"
     folder.mkdir()
     for name in names:
+        (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(f"SELECT '{name}';\n")
     return entries(folder, "sql:db")
 
@@ -35,6 +38,9 @@ def made(root: Path, *names: str) -> list[Entry]:
         (["tables.sql", "functions.sql"], ["functions.sql", "tables.sql"]),
         (["1_a.up.sql", "1_a.down.sql", "2_b.up.sql"], ["1_a.up.sql", "2_b.up.sql"]),
         (["V1__a.sql", "U1__a.sql", "V2__b.sql"], ["V1__a.sql", "V2__b.sql"]),
+        (["V1__a.sql", "more/V3__c.SQL", "other/V2__b.sql", "more/x.sql"], ["V1__a.sql", "V2__b.sql", "V3__c.SQL"]),
+        (["more/V2__b.sql", "V1__a.sql", ".git/V3__c.sql"], ["V1__a.sql", "V2__b.sql"]),
+        (["2_b.SQL", "1_a.sql", "1_a.DOWN.sql"], ["1_a.sql", "2_b.SQL"]),
     ],
 )
 def test_order(tmp_path: Path, names: list[str], order: list[str]) -> None:
@@ -72,6 +78,13 @@ def test_revisions_of_a_folder_differ(tmp_path: Path) -> None:
         (["V1__a.sql", "afterMigrate.sql"], "afterMigrate.sql: beside files named V1__NAME.sql"),
         (["1_a.down.sql"], "nothing to apply"),
         ([], "has no file named *.sql"),
+        (["more/1_a.sql"], "has no file named *.sql itself, only below, such as more/1_a.sql."),
+        (["9_drop.sql", "9_dorp.down.sql", "8_a.sql"], "9_dorp.down.sql undoes nothing: there is no file"),
+        (["9_drop.sql", "9_dorp.down.sql", "8_a.sql"], "Is it meant to undo 9_drop.sql?"),
+        (
+            ["V1__a.sql", "V2__b.sql", "U3__b.sql"],
+            "U3__b.sql undoes nothing: there is no file that its name belongs to",
+        ),
     ],
 )
 def test_folders_without_an_order(tmp_path: Path, names: list[str], says: str) -> None:
@@ -79,6 +92,26 @@ def test_folders_without_an_order(tmp_path: Path, names: list[str], says: str) -
     with pytest.raises(ConfigError) as caught:
         made(tmp_path, *names)
     assert says in str(caught.value)
+
+
+def test_files_below_a_folder_that_nothing_runs(tmp_path: Path) -> None:
+    """They are refused unless a file includes them, another step runs them, or they are declared."""
+    settings = resolve(options={"home": str(tmp_path / "home")}, environ={}, ini={}, root=tmp_path)
+    made(tmp_path, "1_a.sql", "parts/b.sql", "seeds/c.sql")
+    (tmp_path / "db" / "1_a.sql").write_text("\\ir parts/b.sql\n")
+    with pytest.raises(ConfigError, match=r"sql:db: db/seeds/c.sql is not run: .* inputs=db/seeds/\*\."):
+        parse_all(["sql:db"], settings)
+    parse_all(["sql:db", "sql:db/seeds"], settings)
+    parse_all(["sql:db inputs=db/seeds/*"], settings)
+
+
+def test_files_that_are_added_below_a_folder(tmp_path: Path) -> None:
+    """What is remembered of a folder is forgotten when there is one more, however deep."""
+    made(tmp_path, "V1__a.sql", "more/V2__b.sql")
+    notes = Notes(tmp_path / "notes")
+    before = parse("sql:db", root=tmp_path, notes=notes).fingerprint()
+    (tmp_path / "db" / "more" / "V3__c.sql").write_text("SELECT 3")
+    assert parse("sql:db", root=tmp_path, notes=notes).fingerprint() != before
 
 
 def test_way_back_in_the_same_file_is_refused(tmp_path: Path) -> None:
