@@ -15,11 +15,17 @@ from pytest_lakebranch.postgres.connect import connect
 from pytest_lakebranch.providers.local.compute import LocalCompute
 
 CLIENTS = 3
+ALONE = ("!", "begin", "vacuum")
+"""How a statement begins that is not for a transaction that is under way."""
 BROKEN_OFF = """copy vt (id) from program 'seq 1 100000'; set synchronize_seqscans = off;
 do $$ begin for i in reverse 40..1 loop begin
   perform 1 / (id - {m} - i * 1000) from vt; exception when others then null;
 end; end loop; end $$"""
 """Copying does not keep in memory what it wrote, and a scan that fails does not read what it ordered (H27)."""
+ORIGIN = (
+    "!select pg_replication_origin_create('o{n}');; select pg_replication_origin_session_setup('o{n}');; begin;; "
+    "select pg_replication_origin_xact_setup('0/{n}', now());; insert into t{k} (a) values ('o');; commit"
+)
 DML = (
     "insert into t{k} (a, b) values ('x', 'n{n}')",
     "insert into t{k} (a, b) select repeat('y', {m}), md5(g::text) from generate_series({n}, {n} + {m}) g "
@@ -131,15 +137,17 @@ DDL = (
     "create trusted language la{n} handler plpgsql_call_handler",
     "create rule ru{n} as on delete to t{k} do also nothing",
     "create policy po{n} on t{k} using (id > {k})",
-    "create event trigger ev{n} on sql_drop execute function suppress_redundant_updates_trigger()",
+    "create function ef{n}() returns event_trigger language plpgsql as 'begin end';; "
+    "create event trigger ev{n} on sql_drop execute function ef{n}()",
     "create foreign data wrapper fw{n}; create server fs{n} foreign data wrapper fw{n}; "
     "create user mapping for public server fs{n}; create foreign table ft{n} (id int) server fs{n}",
     "create subscription su{n} connection 'dbname=nowhere' publication p with (connect = false)",
     "alter default privileges grant select on tables to public",
     "alter table t{k} enable row level security",
-    "drop owned by pg_database_owner",
+    "create role o{n};; create table ow{n} (id int);; alter table ow{n} owner to o{n};; drop owned by o{n}",
     "create materialized view mv{n} as select * from t{k}",
     "refresh materialized view mv",
+    "create unique index on mv (count);; refresh materialized view concurrently mv",
     "drop table ul",
     "truncate ul restart identity",
     "alter table ul set logged",
@@ -162,18 +170,24 @@ DDL = (
     "!create database e{n} template other",
     "select pg_truncate_visibility_map('t{k}')",
     "insert into vt select g, repeat('x', 500) from generate_series(1, 1500) g",
+    "begin;; delete from t{k} where id < {m};; prepare transaction 'c{n}';; commit prepared 'c{n}'",
+    "begin;; create table c{n} (id int);; prepare transaction 'c{n}';; commit prepared 'c{n}'",
+    "begin;; update t{k} set a = 'r' where id < {m};; prepare transaction 'r{n}';; rollback prepared 'r{n}'",
     "begin; create table f{n} (id int); copy f{n} from program 'seq 1 500' with (freeze); commit",
-    "copy t{k} (a) from program 'seq 1 3000; echo a\tb'",
+    "copy t{k} (a) from program 'seq 1 3000; printf \"a\\tb\\n\"'",
     "do $$ begin for i in 1..20 loop execute 'create table l{n}_' || i || '(id int)'; end loop; end $$",
 )
 RUINOUS = (
-    "!alter system set work_mem = '{m}kB'",
+    "!alter system set work_mem = '{n}kB'",
     "!drop database if exists other",
-    "!drop database if exists app with (force)",
+    "!drop database if exists app with (force) /* from away */",
+    "select pg_terminate_backend(pid) from pg_stat_activity where pid <> pg_backend_pid()",
     "prepare transaction 'p{n}'",
     "select pg_create_physical_replication_slot('s{n}', true)",
     "select pg_create_logical_replication_slot('l{n}', 'test_decoding')",
     "select pg_replication_origin_create('o{n}')",
+    ORIGIN,
+    ORIGIN + ";; select pg_replication_origin_session_reset();; select pg_replication_origin_drop('o{n}')",
     "!create tablespace ts{n} location ''",
 )
 ELSEWHERE = (
@@ -187,7 +201,7 @@ ELSEWHERE = (
 
 @dataclass(frozen=True)
 class Deed:
-    """One statement of one client; ``then`` is what the client does after it."""
+    """One statement of one client, or several with ``;;`` between them; ``then`` is what the client does after it."""
 
     client: int
     sql: str
@@ -200,6 +214,11 @@ class Work:
 
     deeds: tuple[Deed, ...]
     crash: bool = False
+
+    @property
+    def ends_server(self) -> bool:
+        """Whether the server may be gone for it, or our own connection to it."""
+        return self.crash or any("pg_terminate_backend" in deed.sql for deed in self.deeds)
 
 
 def _statement(pattern: str, k: int, n: int, m: int) -> str:
@@ -266,18 +285,19 @@ class Clients:
     def _do(self, deed: Deed) -> None:
         session = self.get(deed.client, deed.sql)
         sql = deed.sql.lstrip("!")
-        alone = deed.sql.startswith("!") or sql.startswith(("begin", "vacuum"))
+        alone = deed.sql.startswith(ALONE)
         if alone and session.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
             session.execute("commit")
         if deed.client and not alone and session.info.transaction_status == psycopg.pq.TransactionStatus.IDLE:
             session.execute("begin")
         if deed.then == "busy":
-            session.pgconn.send_query(sql.encode())
+            session.pgconn.send_query(sql.replace(";;", ";").encode())
             del self.open[deed.client + CLIENTS * ("away" in sql)]
             self.busy.append(session)
             return
         try:
-            session.execute(sql)
+            for statement in sql.split(";;"):
+                session.execute(statement)
         finally:
             self._then(session, deed.then)
 
@@ -303,6 +323,31 @@ class Clients:
         """Close what is open, on our side."""
         for session in [*self.open.values(), *self.busy]:
             session.close()
+
+
+def can_succeed(compute: LocalCompute, pattern: str) -> bool:
+    """Whether a statement succeeds on one of a few tables; the branch is left as it was where it can be rolled back."""
+    return any(_succeeds(compute, _statement(pattern, k, 4242 + k, 7)) for k in (0, 3, 1))
+
+
+def _succeeds(compute: LocalCompute, sql: str) -> bool:
+    clients = Clients(compute)
+    session = clients.get(0, sql)
+    try:
+        if not is_lasting(sql):
+            session.execute("begin")
+        for statement in sql.lstrip("!").split(";;"):
+            session.execute(statement)
+    except psycopg.Error:
+        return False
+    finally:
+        clients.close()
+    return True
+
+
+def is_lasting(pattern: str) -> bool:
+    """Whether a statement cannot be rolled back."""
+    return pattern.startswith(ALONE) or pattern in RUINOUS
 
 
 DAMAGE = (

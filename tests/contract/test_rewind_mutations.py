@@ -22,7 +22,7 @@ import pytest
 from local_rigs import Rig, rig
 from rewind_rigs import Oracle, answers, end_lease, grow, rewind_base
 from rewind_work import DDL, DML, ELSEWHERE, RUINOUS, Deed, Work, do
-from test_rewind_random import ALLOWED
+from test_rewind_random import is_allowed
 
 from pytest_lakebranch.errors import LakebranchError
 from pytest_lakebranch.providers.local import compute
@@ -232,11 +232,11 @@ class Hunt:
         """What was noticed in one lease and after it, and whether another branch is needed."""
         ending = "none"
         try:
-            ending, reason = do(compute, self._work(), end_lease)
+            ending, reason = do(compute, work := self._work(), end_lease)
             if ending != "replace":
                 ending, reason = self._grow(compute) or (ending, reason)
             if ending == "replace":
-                allowed = ALLOWED.fullmatch(reason) or "could not be read" in reason
+                allowed = is_allowed(reason, work) or "could not be read" in reason
                 return "" if allowed else f"reason: {reason}", True
             noticed = self._look(compute, oracle)
             if not noticed:
