@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Callable
 
 import pytest
+from cli_rigs import Command, Said
 from lakebase_runs import Emulated, command, ours
 
+from pytest_lakebranch.emulator.emulator import USER
+from pytest_lakebranch.providers.lakebase.names import Name, owner_of
 from pytest_lakebranch.waiting import Deadline, poll
 from tests.plugin.conftest import Project
 
@@ -103,3 +108,53 @@ def test_commands(cloud: Emulated, project: Project) -> None:
     command(project, "ls", "--provider", "lakebase").stdout.fnmatch_lines(["no branches of ours"])
     failed = command(project, "open", "b1", "--provider", "lakebase")
     failed.stderr.fnmatch_lines(["lakebranch: 'b1' is no branch of ours in projects/demo: none.*"])
+
+
+@pytest.fixture
+def run(
+    cloud: Emulated, project: Project, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Callable[..., Said]:
+    """``lakebranch`` on the cloud, in this process and the project's directory."""
+    monkeypatch.chdir(project.path)
+    return lambda name, *words: Command(capfd)(name, "--provider", "lakebase", *words)
+
+
+def test_reap(cloud: Emulated, run: Callable[..., Said]) -> None:
+    """--dry-run names what would go and deletes nothing; what cannot be deleted is an error that names it, and goes
+    the next time.
+    """
+    dead = str(Name(owner_of(USER), "7" * 8, "b1", time.time() - 3 * 86400))
+    path = cloud.branch(name=dead).name
+    try:
+        assert run("reap", "--dry-run") == Said(0, f"would delete {path}\n", "")
+        assert run("reap", "--dry-run", "--json").json["branches"] == [path]
+        assert ours(cloud) == [dead]
+        cloud.emulator.faults.add({"kind": "status", "status": 403, "route": "delete_branch"})
+        failed = run("reap")
+        assert (failed.code, failed.out, ours(cloud)) == (1, "", [dead])
+        assert failed.err.startswith(f"lakebranch: deleting {path}: 403 PERMISSION_DENIED: ")
+        assert "Request id: " in failed.err
+        assert run("reap") == Said(0, f"deleted {path}\n", "")
+        assert poll(lambda: None if ours(cloud) else True, deadline=Deadline(10))
+        assert run("reap") == Said(0, "nothing was left behind\n", "")
+    finally:
+        cloud.emulator.faults.clear()
+        cloud.clear()
+
+
+@pytest.mark.parametrize(
+    ("route", "status", "says"),
+    [("me", 401, "asking who we are: 401 UNAUTHENTICATED: "), ("get_project", 403, "reading projects/demo: 403 PERM")],
+)
+def test_doctor_finds_a_problem(cloud: Emulated, run: Callable[..., Said], route: str, status: int, says: str) -> None:
+    """It is said, with what to do, and is the exit code; for programs too."""
+    cloud.emulator.faults.add({"kind": "status", "times": None, "route": route, "status": status})
+    try:
+        said, told = run("doctor"), run("doctor", "--json")
+    finally:
+        cloud.emulator.faults.clear()
+    assert (said.code, told.code) == (1, 1)
+    assert f"DOES NOT WORK: {says}" in said.out
+    (problem,) = told.json["problems"]
+    assert problem.startswith(says)
+    assert "Request id: " in problem
