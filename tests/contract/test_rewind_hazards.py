@@ -383,7 +383,7 @@ def test_h20_relations_above_one_segment(branch: Branch, monkeypatch: pytest.Mon
     assert knowledge is not None
     relation = next(iter(knowledge.manifest.relations))
     monkeypatch.setitem(knowledge.manifest.relations, relation, {"": [1 << 30, 1 << 30, 8192]})
-    made = files.Files("/nowhere", knowledge.files, knowledge.manifest)
+    made = files.Files(-1, knowledge.files, knowledge.manifest)
     made.put_back_blocks(relation, [5, 131072, 131077, 262144, 999999])
     assert [blocks for *_, blocks in wanted] == [[0, 5], [0, 5], [0]]
     assert [name.rpartition(".")[2] for _, name, _, _ in wanted][1:] == ["1", "2"]

@@ -8,7 +8,7 @@ import signal
 from dataclasses import dataclass, field
 
 from pytest_lakebranch.errors import BranchError
-from pytest_lakebranch.processes import LINUX, has_pidfd
+from pytest_lakebranch.processes import LINUX, has_pidfd, read_proc
 from pytest_lakebranch.providers.local.processes import (
     Footprint,
     await_end,
@@ -43,20 +43,24 @@ TERMINATE = "select count(pg_terminate_backend(pid)) from unnest(%s::int[]) pid"
 
 @dataclass(slots=True)
 class Clients:
-    """The clients of one server. ``_others`` are its processes that serve none; they live as long as the server."""
+    """The clients of one server. ``_others`` are its processes that serve none, with what they are, in the words of
+    pg_stat_activity; ``_residents`` those of them that were there before the first client.
+    """
 
     server: Server
     _others: dict[int, str] = field(default_factory=dict)
+    _residents: frozenset[int] = frozenset()
+
+    def await_none(self, seconds: float) -> None:
+        """Wait until sessions of our own have ended. What runs then belongs to the server: nobody else has come yet."""
+        self.remain(seconds)
+        self._residents = frozenset(self._others)
 
     @property
-    def others(self) -> set[int]:
-        """The processes that serve no client, as far as they were seen."""
-        return set(self._others)
-
-    @property
-    def other_kinds(self) -> set[str]:
-        """What these processes are, in the words of pg_stat_activity."""
-        return set(self._others.values())
+    def strangers(self) -> bool:
+        """Whether a process that serves no client was started by one, as extensions do: it may write at any time."""
+        kinds = {kind for pid, kind in self._others.items() if pid not in self._residents}
+        return not kinds <= AUXILIARY
 
     def present(self) -> set[int]:
         """Processes that serve a client other than us, or are about to: the server's statistics do not show a process
@@ -64,10 +68,16 @@ class Clients:
         """
         if not LINUX:
             return {row[0] for row in self.server.query(ALL, list(CLIENT_KINDS))}
-        control = self.server.control.info.backend_pid
-        pids = child_pids(self.server.pid) - self._others.keys() - {control}
-        running = {pid for pid in pids if is_running(pid)}
+        running = self._unfamiliar()
         return self._serving(running) if running else running
+
+    def _unfamiliar(self) -> set[int]:
+        """Running processes that are neither known to serve no client, nor ours."""
+        pids = child_pids(self.server.pid)
+        if not self._others.keys() <= pids:  # one has ended, and another may get its number
+            self._others = {pid: kind for pid, kind in self._others.items() if pid in pids}
+        unknown = pids - self._others.keys() - {self.server.control.info.backend_pid}
+        return {pid for pid in unknown if is_running(pid)}
 
     def remain(self, seconds: float = GRACE_SECONDS) -> bool:
         """Whether a process serves a client after a grace: one that the server has just started for itself is not
@@ -89,7 +99,7 @@ class Clients:
         None where this machine does not tell, the server is dead, or has processes that write by themselves.
         """
         control = self.server.connection
-        if not LINUX or control is None or control.closed or not self.other_kinds <= AUXILIARY:
+        if not LINUX or control is None or control.closed or not AUXILIARY.issuperset(self._others.values()):
             return None
         return footprint(self.server.pid, known={*self._others, control.info.backend_pid})
 
@@ -110,7 +120,7 @@ class Clients:
         ended: set[int] = set()
         deadline = Deadline(END_SECONDS)
         queues = 0
-        while (pids := self.present() - but) or (queued and queues < QUEUES and self._await_queue()):
+        while (pids := self._unfamiliar() - but) or (queued and queues < QUEUES and self._await_queue()):
             if deadline.passed:
                 raise self._stubborn(pids)
             ended |= self._end_these(pids)
@@ -129,8 +139,7 @@ class Clients:
 
     def _queue(self) -> bool:
         """Whether a connection to our socket waits to be accepted: it has no inode yet (unix_seq_show, af_unix.c)."""
-        with open("/proc/net/unix", "rb", buffering=0) as sockets:  # noqa: PTH123  (at the end of each lease)
-            return b" 0 " + os.fsencode(f"{self.server.sockets}/{SOCKET_NAME}\n") in sockets.read()
+        return b" 0 " + os.fsencode(f"{self.server.sockets}/{SOCKET_NAME}\n") in read_proc("/proc/net/unix")
 
     def _end_these(self, pids: set[int]) -> set[int]:
         handles = open_handles(pids, lambda pid: is_child(pid, self.server.pid))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from pytest_lakebranch.errors import BranchError
 from pytest_lakebranch.kept import Kept
@@ -34,6 +34,7 @@ SESSION_SECONDS = 0.5
 """How long sessions of our own that were closed may take to go away."""
 DYING_SECONDS = 5.0
 """How long a server that has ended its connections may take to end itself."""
+T = TypeVar("T")
 Configuration = tuple[tuple[int, int, int], ...]
 CONFIGURATION = ("postgresql.auto.conf", "postgresql.conf", "pg_hba.conf", "pg_ident.conf")
 
@@ -128,7 +129,7 @@ class LocalCompute:
                 self.at.position = self._state().position
             if self.at.knowledge is None:
                 self.at.knowledge = learn(self.server, self.at)
-                self._clients.remain(SESSION_SECONDS)  # our own sessions are not to be counted as the first lease's
+            self._clients.await_none(SESSION_SECONDS)  # our own sessions are not to be counted as the first lease's
             self._is_home(self.at, self.at.position, self._configuration())
 
     def _is_home(self, at: Sealed, position: int, configuration: Configuration) -> None:
@@ -140,7 +141,7 @@ class LocalCompute:
         self._frozen = (ForkPoint(at.key, str(at.data)), state)
 
     def mark(self) -> None:
-        """See Compute. Where branches cannot be rewound, what was written meanwhile is part of the marked state.
+        """See Compute.
 
         Where the server has started no process since it was last in the marked state, nobody can have written. Else the
         rows of unlogged relations may have changed, unless no client has ever known the address.
@@ -151,14 +152,19 @@ class LocalCompute:
         self._was_lent = True
 
     def _mark_present(self) -> None:
+        if not self._clients.await_rest() or not self.server.is_alive:
+            raise BranchError(f"the server of {self.name} died while nobody had it on lease: {self._last_words()}")
         self._seen = state = self._counted_state()
         home = self._home
-        if self._can_be_rewound and home is not None and (state != home or (home.unlogged and self._was_lent)):
-            reason = self.rewind()
-            if reason is not None:
-                raise BranchError(f"{self.name} was written to while nobody had it on lease: {reason}")
+        if self._can_be_rewound and home is not None:
+            unsure = state != home or (home.unlogged and self._was_lent)
+            reason = self.rewind() if unsure else None
+        elif self._mark is not None and self._was_lent:
+            reason = self._mark.difference(state)
         else:
-            self._mark = state
+            reason, self._mark = None, state  # a server that was just started may have written to its log by itself
+        if reason is not None:
+            raise BranchError(f"{self.name} was written to while nobody had it on lease: {reason}")
 
     @property
     def _can_be_rewound(self) -> bool:
@@ -174,22 +180,44 @@ class LocalCompute:
         if self._mark is None:
             return "no lease has begun"
         try:
-            if (work := self._work()) is not None:
-                return work
-            footprint = self._clients.footprint()
-            self._seen = self._state()
-        except (psycopg.Error, OSError) as error:
+            change = self._work() or self._difference(self._mark)
+        except (psycopg.Error, BranchError, OSError) as error:
             return f"server died: {self._last_words() or error}"
         if self.server.process.poll() is not None:  # the others may answer although the postmaster was killed
             return f"server died: {self._last_words()}"
-        change = self._mark.difference(self._seen)
+        return change
+
+    def _difference(self, mark: State) -> str | None:
+        """Why the present may not be the marked state. If no process was started, there is nothing to ask the server."""
+        footprint = self._clients.footprint()
+        nobody_came = footprint is not None and footprint == self._untouched
+        if nobody_came and mark.configuration == self._configuration():
+            return None
+        self._seen = self._asked(self._state)
+        change = mark.difference(self._seen)
         self._untouched = footprint if change is None else None
         return change
 
+    def _asked(self, question: Callable[[], T]) -> T:
+        """What our session answers. A client that ended all sessions has ended ours too: then another one is opened.
+
+        Raises psycopg.Error, and BranchError when the server takes no more sessions.
+        """
+        import psycopg
+
+        try:
+            return question()
+        except psycopg.errors.AdminShutdown:
+            self.server.close_connection()
+            self.server.open_control()
+            return question()
+
     def _work(self) -> str | None:
         """What the server is busy with, so that its answers do not count; None when it is at rest."""
-        if self._clients.remain():
+        if self._asked(self._clients.remain):
             return "a client is connected"
+        if self._clients.strangers:
+            return "an extension's background process is running"
         return None if self._clients.await_rest() else "its server does not come to rest"
 
     def death(self) -> str | None:
@@ -198,15 +226,13 @@ class LocalCompute:
 
         try:
             if self._clients.await_rest() and self.server.is_alive:
-                self.server.query("select 1")
+                self._asked(lambda: self.server.query("select 1"))
         except (psycopg.Error, BranchError):
             poll(self.server.process.poll, deadline=Deadline(DYING_SECONDS))
         return None if self.server.is_alive else self._last_words()
 
     def rewind(self) -> str | None:
         """See Compute."""
-        import psycopg
-
         if self.at is None or self.at.knowledge is None or self._home is None:
             return "only branches of a sealed state can be rewound"
         try:
@@ -218,7 +244,7 @@ class LocalCompute:
             rewinder = Rewinder(self.server, self._clients, self.at, self.at.knowledge)
             position, self._untouched = rewinder.rewind(self._home.position)
             self._is_home(self.at, position, self._home.configuration)
-        except (UnprovenError, BranchError, psycopg.Error, OSError) as error:
+        except Exception as error:  # noqa: BLE001  (whatever it is, also a defect of ours: half of it is done)
             return self._refusal(error)
         return None
 
@@ -244,7 +270,7 @@ class LocalCompute:
             return str(error)
         if self.death() is not None:  # its files go before it does
             return f"server died: {self._last_words()}"
-        return f"rewinding failed: {str(error).splitlines()[0]}"
+        return f"rewinding failed: {type(error).__name__}: {str(error).partition(chr(10))[0]}"
 
     def _last_words(self) -> str:
         return self.server.last_words() or f"status {self.server.process.poll()}"
@@ -254,7 +280,7 @@ class LocalCompute:
         import psycopg
 
         try:
-            return self._clients.end(but) if self.server.is_alive else 0
+            return self._asked(lambda: self._clients.end(but)) if self.server.is_alive else 0
         except psycopg.OperationalError:
             return 0  # the server is dying: change() will say so
 
@@ -307,11 +333,7 @@ class LocalCompute:
         return State(control_file.position(str(position)), int(slots or 0), int(prepared or 0), self._configuration())
 
     def _configuration(self) -> Configuration:
-        data = os.open(self.data, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            found = [os.stat(name, dir_fd=data) for name in CONFIGURATION]
-        finally:
-            os.close(data)
+        found = [os.stat(name, dir_fd=self.server.folder) for name in CONFIGURATION]
         return tuple((file.st_ino, file.st_size, file.st_mtime_ns) for file in found)
 
     def _counted_state(self) -> State:

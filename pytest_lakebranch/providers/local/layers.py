@@ -83,6 +83,11 @@ class Layers:
                 (self.directory / key / MARK).unlink()
         self.sweep(key)
 
+    def forget(self, sealed: Sealed) -> None:
+        """Whoever asks for the layer from now on builds it anew; nothing to forget is fine."""
+        if sealed.data.parent.parent == self.directory:
+            self._remove_damaged(sealed.key, sealed.data.name)
+
     def commit(self, key: str, data: Path) -> Sealed:
         """Move the stopped ``data`` into the cache as ``key`` and mark it valid; the mark is the last thing written.
 

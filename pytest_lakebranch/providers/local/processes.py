@@ -10,14 +10,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from pytest_lakebranch.processes import LINUX, has_pidfd, is_server_in, servers_in, stat_fields
+from pytest_lakebranch.processes import LINUX, has_pidfd, is_server_in, read_proc, servers_in, stat_fields
 
 
 def child_pids(pid: int) -> set[int]:
     """The children of a postmaster, which has one thread; zombies included. Empty where /proc does not tell."""
     try:
-        with open(f"/proc/{pid}/task/{pid}/children", "rb", buffering=0) as children:  # noqa: PTH123  (on every lease)
-            return {int(word) for word in children.read().split()}
+        return set(map(int, read_proc(f"/proc/{pid}/task/{pid}/children").split()))
     except (FileNotFoundError, ProcessLookupError):
         return set()
 
@@ -46,20 +45,21 @@ has waited for (proc(5), fields 4, 10 and 11)."""
 
 
 def footprint(pid: int, known: set[int]) -> Footprint | None:
-    """What changes whenever a process starts another one: the ``known`` children are taken to live.
+    """What changes whenever a process starts another one, as long as the ``known`` children live.
 
     Any process has faults, at the latest when it first writes to its stack after fork(2). A child that has ended counts
-    the same before it is waited for (in /proc as a zombie) and afterwards. None when the process is dead.
+    the same before it is waited for (in /proc as a zombie) and afterwards. None when the process is dead, or a known
+    one is.
     """
-    before, children, ended, living = stat_fields(pid), child_pids(pid), 0, set(known)
-    for child in children - known:
+    before, children, ended, living = stat_fields(pid), child_pids(pid), 0, set[int]()
+    for child in children:
         fields = stat_fields(child)
         if fields and fields[0] in "ZX":
             ended += int(fields[OWN_FAULTS]) + int(fields[WAITED_FAULTS])
         else:
             living.add(child)
     after = stat_fields(pid)
-    if not after or after[0] in "ZX" or not known <= children or before[WAITED_FAULTS] != after[WAITED_FAULTS]:
+    if not after or after[0] in "ZX" or not known <= living or before[WAITED_FAULTS] != after[WAITED_FAULTS]:
         return None  # dead, or it has just waited for a child: which may have been counted twice, or not at all
     return int(after[WAITED_FAULTS]) + ended, frozenset(living)
 

@@ -82,6 +82,7 @@ class Server:
     sealed_until: int | None = None
     """The time, in nanoseconds of the files' clock, when its files were still those of a layer; None for others."""
     _prepared: dict[str, bytes] = field(default_factory=dict)
+    _folder: int | None = None
 
     @property
     def pid(self) -> int:
@@ -107,6 +108,15 @@ class Server:
     def data(self) -> Path:
         """The data directory, as this process can open it while the server lives."""
         return self.place.data_seen_from_outside(self.pid)
+
+    @property
+    def folder(self) -> int:
+        """A descriptor of :attr:`data`, kept until the server is stopped: the way by its path leads through /proc and
+        costs more than what is done there on every lease. Raises OSError when the server is gone.
+        """
+        if self._folder is None:
+            self._folder = os.open(self.data, os.O_RDONLY | os.O_DIRECTORY)
+        return self._folder
 
     def endpoint(self, dbname: str, user: str = SUPERUSER) -> Endpoint:
         """Where to reach a database of this server."""
@@ -179,6 +189,7 @@ class Server:
     def stop_cleanly(self, seconds: float = STOP_SECONDS) -> None:
         """End all sessions, write everything to the data files and stop; raises BranchError when that fails."""
         self.close_connection()
+        self._close_folder()
         with self._group() as group:
             self.process.send_signal(signal.SIGCONT)
             self.process.send_signal(signal.SIGINT)
@@ -201,6 +212,7 @@ class Server:
                 self.process.wait()
                 was_alive = False
             self.close_connection()
+            self._close_folder()
             sound = group.end() == 0 and was_alive
         if not sound:
             remove_segment(self.place.data)
@@ -211,6 +223,12 @@ class Server:
         if self.connection is not None:
             self.connection.close()
             self.connection = None
+
+    def _close_folder(self) -> None:
+        """An overlay would stay mounted for as long as somebody holds one of its directories."""
+        if self._folder is not None:
+            os.close(self._folder)
+            self._folder = None
 
     def query(self, sql: str, *args: object) -> list[tuple[Any, ...]]:
         """Run one statement on the control connection."""

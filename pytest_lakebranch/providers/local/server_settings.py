@@ -70,6 +70,7 @@ def flags(
     ours["unix_socket_directories"] = "" if sockets is None else _quoted(str(sockets))
     if major >= 18:
         ours["io_method"] = "sync"  # no worker processes
+        ours["max_active_replication_origins"] = "0"  # their progress is in shared memory, and would outlive its test
     if building:
         ours |= BUILDING
     alone = of_our_sessions(major) if sockets is None else {}

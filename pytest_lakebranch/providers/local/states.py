@@ -52,6 +52,12 @@ class States:
         sealed = self._find(point.key)
         if sealed is None:
             raise BranchError(f"there is no layer or frozen present {point.key} ({point.location}): was it removed?")
+        if sealed.damage:
+            self._layers.forget(sealed)  # a frozen present is in no cache
+            raise BranchError(
+                f"{sealed.damage} while this run used it ({sealed.data}), so no more branches are made of it: they "
+                "could be wrong. Something wrote into the cache of bases. Run again: the base is built anew."
+            )
         return sealed
 
     def _find(self, key: str) -> Sealed | None:

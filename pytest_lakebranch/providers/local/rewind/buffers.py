@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple
 
 from pytest_lakebranch.providers.local import control_file
 from pytest_lakebranch.providers.local.rewind.manifest import Relation
@@ -27,17 +28,21 @@ Blocks = Mapping[Relation, int]
 """For each relation a number of blocks of its main fork."""
 
 
-def evict(server: Server, blocks: Blocks) -> tuple[int, int]:
-    """Write out and drop what is in memory of these relations.
+class Evicted(NamedTuple):
+    """Where the log stands afterwards, and how many blocks of main forks were in memory beyond the given numbers."""
 
-    Returns where the log stands then, and how many blocks of main forks were in memory beyond the given numbers.
-    """
+    position: int
+    beyond: int
+
+
+def evict(server: Server, blocks: Blocks) -> Evicted:
+    """Write out and drop what is in memory of these relations."""
     return _until_none_is_left(lambda: server.ask(EVICT, *_columns(blocks)))
 
 
-def evict_all(server: Server) -> int:
-    """Write out and drop everything that is in memory; where the log stands then."""
-    return _until_none_is_left(lambda: server.ask(EVICT_ALL))[0]
+def evict_all(server: Server) -> Evicted:
+    """Write out and drop everything that is in memory; nothing is beyond no numbers."""
+    return _until_none_is_left(lambda: server.ask(EVICT_ALL))
 
 
 def count_beyond(server: Server, blocks: Blocks) -> int:
@@ -45,7 +50,7 @@ def count_beyond(server: Server, blocks: Blocks) -> int:
     return int(server.ask(BEYOND, *_columns(blocks))[0][0] or 0)
 
 
-def _until_none_is_left(attempt: Callable[[], list[tuple[str | None, ...]]]) -> tuple[int, int]:
+def _until_none_is_left(attempt: Callable[[], list[tuple[str | None, ...]]]) -> Evicted:
     """A buffer that is in use is refused; raises UnprovenError when one stays so."""
     beyond = 0
 
@@ -58,7 +63,7 @@ def _until_none_is_left(attempt: Callable[[], list[tuple[str | None, ...]]]) -> 
     position = poll(try_it, deadline=Deadline(PATIENCE))
     if position is None:
         raise UnprovenError("a page in memory stayed in use")
-    return control_file.position(position), beyond
+    return Evicted(control_file.position(position), beyond)
 
 
 def _columns(blocks: Blocks) -> tuple[str, str, str]:

@@ -33,11 +33,11 @@ MAPS = "pg_filenode.map"
 
 @dataclass(slots=True)
 class Files:
-    """The data directory ``root`` of one branch, whose server neither reads nor writes it meanwhile. To be used in a
-    ``with``: directories are opened once, because the path to an overlay is a long one.
+    """A branch's data directory, whose server neither reads nor writes it meanwhile; ``root`` is a descriptor of it. To
+    be used in a ``with``: directories are opened once.
     """
 
-    root: str
+    root: int
     sealed: SealedFiles
     manifest: Manifest
     _folders: dict[str, int] = field(default_factory=dict)
@@ -52,8 +52,13 @@ class Files:
     def _folder(self, folder: str) -> int:
         handle = self._folders.get(folder)
         if handle is None:
-            handle = self._folders[folder] = os.open(f"{self.root}/{folder}", os.O_RDONLY | os.O_DIRECTORY)
+            handle = self._folders[folder] = os.open(folder, os.O_RDONLY | os.O_DIRECTORY, dir_fd=self.root)
         return handle
+
+    @property
+    def has_tablespaces(self) -> bool:
+        """Whether the server has tablespaces other than its own two."""
+        return bool(os.listdir(self._folder("pg_tblspc")))  # noqa: PTH208  (a descriptor)
 
     def put_back_blocks(self, relation: Relation, blocks: Iterable[int]) -> None:
         """Put back blocks of a relation's main fork, and block 0 in any case; and its size.
@@ -118,11 +123,12 @@ class Files:
             return os.open(name, os.O_WRONLY | os.O_NOFOLLOW | os.O_CREAT, 0o600, dir_fd=self._folder(folder))
 
     def grown(self, folder: str) -> set[Relation]:
-        """Relations of this directory whose main fork is longer than it was."""
+        """Relations of this directory whose main fork is longer than it was, also by a segment."""
         sealed = self.manifest.folders[folder]
         with os.scandir(self._folder(folder)) as entries:
-            longer = [each.name for each in entries if each.stat().st_size > sealed.get(each.name, SEGMENT)]
-        return {found[0] for name in longer if (found := parsed(folder, name)) and not found[1]}
+            longer = [each.name for each in entries if each.stat().st_size > sealed.get(each.name, 0)]
+        found = {found[0] for name in longer if (found := parsed(folder, name)) and not found[1]}
+        return found & self.manifest.relations.keys()
 
     def damaged(self, folders: Iterable[str], *, sizes: bool) -> dict[str, set[str]]:
         """For each directory the files that are missing, the map of its catalogs, and with ``sizes`` those of another
@@ -150,7 +156,7 @@ class Files:
     def _remove_databases(self) -> None:
         there = {f"base/{name}" for name in os.listdir(self._folder("base"))}  # noqa: PTH208  (a descriptor)
         for folder in there - self.manifest.folders.keys():
-            remove_tree(Path(self.root, folder))
+            remove_tree(Path(f"/proc/self/fd/{self.root}", folder))
         if not self.manifest.folders.keys() <= {*there, "global"}:
             raise UnprovenError("a database of the base was dropped")
 
@@ -163,11 +169,15 @@ class Files:
             os.unlink(name, dir_fd=handle)
 
     def _put_back_cache(self, folder: str, content: bytes | None) -> None:
-        path = Path(self.root, folder, catalog_cache.NAME)
-        if content is None:
-            path.unlink(missing_ok=True)
-        else:
-            path.write_bytes(content)
+        handle = self._folder(folder)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(catalog_cache.NAME, dir_fd=handle)
+        if content is not None:
+            made = os.open(catalog_cache.NAME, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=handle)
+            try:
+                _write(made, content, 0)
+            finally:
+                os.close(made)
 
 
 def _size(name: str, folder: int) -> int:

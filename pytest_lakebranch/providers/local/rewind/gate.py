@@ -8,7 +8,7 @@ import signal
 from collections.abc import Iterator
 
 from pytest_lakebranch.processes import stat_fields
-from pytest_lakebranch.providers.local.clients import AUXILIARY, Clients
+from pytest_lakebranch.providers.local.clients import Clients
 from pytest_lakebranch.providers.local.processes import child_pids
 from pytest_lakebranch.providers.local.rewind.unproven import UnprovenError
 from pytest_lakebranch.providers.local.server import Server
@@ -31,13 +31,16 @@ def closed(server: Server, clients: Clients) -> Iterator[None]:
     """Stop the postmaster and end its clients, those included that it has just begun to start.
 
     ``pg_stat_activity`` does not show a process that has just been forked; only a stopped postmaster forks none.
-    Whatever happens inside, the postmaster goes on afterwards. Raises UnprovenError and BranchError.
+    Whatever happens inside, the postmaster goes on afterwards. Raises UnprovenError and BranchError, also when one of
+    the server's processes died meanwhile: the postmaster will learn of it only afterwards.
     """
     try:
         _stop(server.pid)
         clients.end(queued=False)
-        _check_processes(server, clients)
+        if clients.strangers:
+            raise UnprovenError("an extension's background process is running")
         yield
+        _check_nobody_died(server)
     finally:
         server.process.send_signal(signal.SIGCONT)
 
@@ -53,11 +56,9 @@ def _stop(pid: int) -> None:
         raise UnprovenError("server died")
 
 
-def _check_processes(server: Server, clients: Clients) -> None:
-    """Raise UnprovenError when a process of the server may have written what the log does not tell, or crashed."""
-    if not clients.other_kinds <= AUXILIARY:
-        raise UnprovenError("an extension's background process is running")
-    for pid in child_pids(server.pid) - clients.others - {server.control.info.backend_pid}:
-        fields = stat_fields(pid)
-        if fields and fields[EXIT_CODE] not in GOOD_ENDS:
-            raise UnprovenError("server died: one of its processes crashed")
+def _check_nobody_died(server: Server) -> None:
+    """Raise UnprovenError when the postmaster has ended, or one of the server's processes has crashed."""
+    children = map(stat_fields, child_pids(server.pid))
+    crashed = any(fields and fields[0] in "ZX" and fields[EXIT_CODE] not in GOOD_ENDS for fields in children)
+    if crashed or not server.is_alive:
+        raise UnprovenError("server died while its branch was put back")

@@ -12,6 +12,7 @@ from pytest_lakebranch.providers.local.rewind.manifest import Manifest, Relation
 from pytest_lakebranch.providers.local.rewind.unproven import UnprovenError
 from pytest_lakebranch.providers.local.server import MAINTENANCE, Server, session
 from pytest_lakebranch.providers.local.storage.base import Sealed
+from pytest_lakebranch.providers.local.storage.tree import Entry, Tree
 
 OPEN_FILES = 128
 """How many sealed files are kept open: opening costs more than reading a block."""
@@ -24,19 +25,28 @@ select pg_relation_filenode(oid)::int8 from pg_class where oid < %s and pg_relat
 
 @dataclass(slots=True)
 class SealedFiles:
-    """The sealed files, opened when first wanted. Raises UnprovenError when one is not what it was when sealed."""
+    """The files of a sealed tree in ``root``, opened when first wanted.
+
+    Raises UnprovenError when one is not what it was when sealed; what ``damage`` says from then on.
+    """
 
     root: str
+    tree: Tree
+    damage: str = ""
     _open: OrderedDict[str, int] = field(default_factory=OrderedDict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def read(self, path: str, count: int, offset: int) -> bytes:
         """``count`` bytes of a file that has them."""
         with self._lock:
-            content = os.pread(self._handle(path), count, offset)
-        if len(content) != count:
-            raise UnprovenError("a sealed file was damaged")
-        return content
+            handle = self._handle(path)
+            if Entry.of(os.fstat(handle)) != self.tree.files[path]:
+                raise self._damaged("a sealed file was damaged")
+            return os.pread(handle, count, offset)
+
+    def _damaged(self, what: str) -> UnprovenError:
+        self.damage = what
+        return UnprovenError(what)
 
     def _handle(self, path: str) -> int:
         handle = self._open.get(path)
@@ -46,7 +56,7 @@ class SealedFiles:
         try:
             handle = self._open[path] = os.open(f"{self.root}/{path}", os.O_RDONLY)
         except FileNotFoundError as error:
-            raise UnprovenError("a sealed file was removed") from error
+            raise self._damaged("a sealed file was removed") from error
         if len(self._open) > OPEN_FILES:
             os.close(self._open.popitem(last=False)[1])
         return handle
@@ -79,7 +89,7 @@ class Knowledge:
 
 def learn(server: Server, sealed: Sealed) -> Knowledge:
     """Ask a server that was just started on ``sealed``, before any client can have changed anything."""
-    manifest, files = Manifest.of(sealed.tree), SealedFiles(str(sealed.data))
+    manifest, files = Manifest.of(sealed.tree), SealedFiles(str(sealed.data), sealed.tree)
     try:
         requirements.check(server)
         _check_foreign(manifest)

@@ -19,6 +19,7 @@ REQUIRED: dict[str, tuple[str, ...]] = {
     "bgwriter_lru_maxpages": ("0",),  # else it keeps files open that were replaced
     "io_method": ("sync",),  # so do the processes of the other methods
     "max_logical_replication_workers": ("0",),  # they write at any time
+    "max_active_replication_origins": ("0",),  # their progress is not in the databases (origin.c)
     "block_size": ("8192",),  # how the program was built: files.py counts in it
     "segment_size": ("1GB",),
 }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 
 from pytest_lakebranch.providers.local.clients import Clients
@@ -39,35 +38,31 @@ class Rewinder:
             raise UnprovenError(self.knowledge.refusal)
         if not self.server.is_alive:
             raise UnprovenError("server died")
-        with gate.closed(self.server, self.clients):
-            touched = self._touched(since)
-            return self._undo(touched), self.clients.footprint()
+        there = Files(self.server.folder, self.knowledge.files, self.knowledge.manifest)
+        with gate.closed(self.server, self.clients), there as files:
+            if files.has_tablespaces:  # the log does not tell what is in them
+                raise UnprovenError("a tablespace was made")
+            touched = wal.read(self.server, since, self.knowledge)
+            return self._undo(touched, files), self.clients.footprint()
 
-    def _touched(self, since: int) -> Touched:
-        """What is to be undone; first a look at what the log does not tell."""
-        if os.listdir(f"{self.server.data}/pg_tblspc"):  # noqa: PTH208  (on every rewind)
-            raise UnprovenError("a tablespace was made")
-        return wal.read(self.server, since, self.knowledge)
-
-    def _undo(self, touched: Touched) -> int:
+    def _undo(self, touched: Touched, files: Files) -> int:
         self._check_size(touched)
-        with Files(str(self.server.data), self.knowledge.files, self.knowledge.manifest) as files:
-            if touched.aborted:
-                self._add_grown(touched, files)
-            if touched.files or any(map(files.has_outgrown, (*touched.blocks, *self.knowledge.unlogged))):
-                return self._undo_ddl(touched, files)
-            sealed, added = self._lengths(touched, files)
-            position, in_memory = buffers.evict(self.server, sealed)
-            _check_added(added, in_memory)
-            self._put_back(touched, files)
-            return position
+        if touched.aborted:
+            self._add_grown(touched, files)
+        if touched.files or any(map(files.has_outgrown, (*touched.blocks, *self.knowledge.unlogged))):
+            return self._undo_ddl(touched, files)
+        sealed, added = self._lengths(touched, files)
+        evicted = buffers.evict(self.server, sealed)
+        _check_added(added, evicted.beyond)
+        self._put_back(touched, files)
+        return evicted.position
 
     def _undo_ddl(self, touched: Touched, files: Files) -> int:
         """The control connection goes too: it remembers a catalog that will not have been."""
         sealed, added = self._lengths(touched, files)
         _check_added(added, buffers.count_beyond(self.server, sealed) if added else 0)
         self.server.control.execute("checkpoint")  # carries out what waits to be unlinked before it comes back
-        position = buffers.evict_all(self.server)
+        position = buffers.evict_all(self.server).position
         self.server.close_connection()
         damaged = files.damaged(self._folders(touched), sizes=touched.whole)
         self._check_whole(

@@ -35,6 +35,8 @@ NAMES_ITS_BLOCKS = frozenset(
 """Resource managers whose records name every block of the main fork that they change (rmgrlist.h)."""
 NOT_IN_DATABASES = frozenset({"Transaction", "CLOG", "MultiXact", "CommitTs", "Standby", "LogicalMessage"})
 """Resource managers whose records change nothing in base/ and global/ by themselves."""
+FORGETTING = frozenset({"CLOG/TRUNCATE", "MultiXact/TRUNCATE_ID", "CommitTs/TRUNCATE"})
+"""Records that take away what rows that come back may ask for: how old transactions ended (clog.c, multixact.c)."""
 XLOG = frozenset(
     {
         *("CHECKPOINT_ONLINE", "CHECKPOINT_REDO", "NOOP", "NEXTOID", "SWITCH", "BACKUP_END", "RESTORE_POINT"),
@@ -108,7 +110,7 @@ def _check(types: frozenset[str], spaces: set[int]) -> None:
     for name in types - FILES:
         manager, _, kind = name.partition("/")
         known = manager in NAMES_ITS_BLOCKS or manager in NOT_IN_DATABASES or (manager == "XLOG" and kind in XLOG)
-        if not known:
+        if not known or name in FORGETTING:
             raise UnprovenError(f"the log has records of a kind that cannot be undone ({name})")
 
 

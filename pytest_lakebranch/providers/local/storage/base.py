@@ -31,6 +31,11 @@ class Sealed:
     caches: dict[str, bytes] | None = None
     knowledge: Knowledge | None = None
 
+    @property
+    def damage(self) -> str:
+        """What was found to have happened to its files since it was sealed; empty where nothing was."""
+        return "" if self.knowledge is None else self.knowledge.files.damage
+
     def close(self) -> None:
         """Close the files that are kept open for rewinding; they are opened again when wanted."""
         if self.knowledge is not None:

@@ -1,0 +1,113 @@
+"""Deaths while a branch is put back: whatever dies, the branch is given to nobody."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from local_rigs import Rig, rig, run_sql
+from rewind_rigs import end_lease
+
+from pytest_lakebranch.errors import BranchError
+from pytest_lakebranch.postgres.connect import connect
+from pytest_lakebranch.providers.local.compute import LocalCompute
+from pytest_lakebranch.providers.local.processes import is_running
+from pytest_lakebranch.providers.local.rewind.files import Files
+from pytest_lakebranch.waiting import Deadline, poll
+
+ITEMS = "create table item (id int primary key); insert into item select generate_series(1, 100)"
+KEY = "deaths00" * 8
+OTHERS = "select pid from pg_stat_activity where backend_type = %s"
+ALL_SESSIONS = "select count(pg_terminate_backend(pid)) from pg_stat_activity where pid <> pg_backend_pid()"
+
+
+def branch(made: Rig) -> LocalCompute:
+    """A branch of a small base."""
+    return made.start("b", made.base(ITEMS, key=KEY))
+
+
+def victims(compute: LocalCompute) -> dict[str, int]:
+    """Processes of a server by what they are."""
+    checkpointer = compute.server.query(OTHERS, "checkpointer")[0][0]
+    session = compute.server.control.info.backend_pid
+    return {"postmaster": compute.server.pid, "our session": session, "checkpointer": checkpointer}
+
+
+@pytest.mark.parametrize("victim", ["postmaster", "our session", "checkpointer"])
+@pytest.mark.parametrize("work", ["insert into item values (0)", "create table more (x int)"])
+def test_killed_while_files_are_put_back(
+    shared_home: Path, monkeypatch: pytest.MonkeyPatch, victim: str, work: str
+) -> None:
+    """A server that loses a process in the middle of it is replaced, although everything else went well."""
+    with rig(shared_home) as made:
+        compute = branch(made)
+        pid = victims(compute)[victim]
+        run_sql(compute, work)
+        monkeypatch.setattr(Files, "put_back_blocks", _killing(pid, Files.put_back_blocks))
+        ending, reason = end_lease(compute)
+        assert (ending, reason[:11]) == ("replace", "server died"), reason
+        compute.discard()
+
+
+def _killing(pid: int, then: Callable[..., None]) -> Callable[..., None]:
+    """As ``then``, but that a process dies before."""
+
+    def put_back(files: Files, *args: object) -> None:
+        with contextlib.suppress(ProcessLookupError):  # the second time
+            os.kill(pid, signal.SIGKILL)
+        assert poll(lambda: None if is_running(pid) else True, deadline=Deadline(5))
+        then(files, *args)
+
+    return put_back
+
+
+@pytest.mark.parametrize("victim", ["postmaster", "our session", "checkpointer"])
+def test_killed_between_two_leases(shared_home: Path, victim: str) -> None:
+    """Nor is one handed out that lost a process when nobody had it."""
+    with rig(shared_home) as made:
+        compute = branch(made)
+        pid = victims(compute)[victim]
+        assert end_lease(compute)[0] == "clean"
+        os.kill(pid, signal.SIGKILL)
+        assert poll(lambda: None if is_running(pid) else True, deadline=Deadline(5))
+        with pytest.raises(BranchError, match="died"):
+            compute.mark()
+        compute.discard()
+
+
+@pytest.mark.parametrize("work", [None, "delete from item", "drop table item"])
+def test_all_sessions_ended_by_a_test(shared_home: Path, work: str | None) -> None:
+    """A test may end every session of its server: ours is opened anew, and nobody is said to have died."""
+    with rig(shared_home) as made:
+        compute = branch(made)
+        with connect(compute.server.endpoint("app"), autocommit=True) as session:
+            if work:
+                session.execute(work)
+            session.execute(ALL_SESSIONS)
+        assert compute.death() is None
+        assert end_lease(compute)[0] == ("rewind" if work else "clean")
+        compute.mark()
+        assert run_sql(compute, "select count(*) from item") == [(100,)]
+        compute.discard()
+
+
+def test_sealed_file_that_was_changed_in_place(tmp_path_factory: pytest.TempPathFactory, shared_home: Path) -> None:
+    """A layer that somebody wrote into is copied from no more, and forgotten: the next run builds it anew."""
+    home = shared_home / "changed"
+    with rig(home) as made:
+        compute = branch(made)
+        assert compute.at is not None
+        sealed = compute.at.data / run_sql(compute, "select pg_relation_filepath('item')")[0][0]
+        with sealed.open("r+b") as file:
+            file.write(b"\0" * 8192)
+        run_sql(compute, "insert into item values (0)")
+        assert end_lease(compute) == ("replace", "a sealed file was damaged")
+        compute.discard()
+        with pytest.raises(Exception, match="a sealed file was damaged while this run used it"):
+            made.start("c", made.base(key=KEY))
+    with rig(home) as made:
+        assert made.provider.cached(KEY) is None
