@@ -210,12 +210,6 @@ def test_h8_without_transaction(branch: Branch, statement: str) -> None:
     branch.rewound()
 
 
-def test_h8_replication_origin(branch: Branch) -> None:
-    """A replication origin's progress is kept outside of tables."""
-    branch.sql("select pg_replication_origin_create('o')", "select pg_replication_origin_advance('o', '0/1000000')")
-    assert "ReplicationOrigin" in branch.replaced()
-
-
 def test_h9_configuration(branch: Branch) -> None:
     """ALTER SYSTEM moves nothing in the log."""
     branch.sql("alter system set work_mem = '7MB'")

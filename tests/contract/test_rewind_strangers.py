@@ -1,4 +1,4 @@
-"""What could carry something of a test to the next one past the files: processes, origins, clients that nobody knows."""
+"""What could carry something of a test to the next one past the files: processes, origins, clients nobody knows."""
 
 from __future__ import annotations
 

@@ -188,7 +188,7 @@ class LocalCompute:
         return change
 
     def _difference(self, mark: State) -> str | None:
-        """Why the present may not be the marked state. If no process was started, there is nothing to ask the server."""
+        """Why the present may not be the marked state. If no process was started, there is nothing to ask."""
         footprint = self._clients.footprint()
         nobody_came = footprint is not None and footprint == self._untouched
         if nobody_came and mark.configuration == self._configuration():
