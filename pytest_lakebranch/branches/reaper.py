@@ -18,18 +18,18 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NamedTuple
 
-from pytest_lakebranch import kept
+from pytest_lakebranch import cloud_record, kept
 from pytest_lakebranch.directories import remove_tree
 from pytest_lakebranch.processes import LINUX, Identity, is_server_in, kill_if, maker_is_gone, servers_in
 from pytest_lakebranch.segments import remove_segment
-from pytest_lakebranch.state import ALIVE, CLOUD_RECORD, State, locked_if_free, owner_of, sockets_root
+from pytest_lakebranch.state import ALIVE, State, locked_if_free, owner_of, sockets_root
 from pytest_lakebranch.waiting import Deadline, poll
 
 NOTES_SECONDS = 30 * 86400.0
 """How long a note of what was worked out about files is kept that nobody has used; one in use is renewed every day."""
 YOUNG = 60.0
 """Seconds during which a directory may be in use whose owner is not known, or cannot be seen from this container."""
-IN_CLOUD = "its branches in a cloud are not deleted yet: `lakebranch reap --provider lakebase` in its project"
+IN_CLOUD = "its branches in {where} are not deleted yet: `lakebranch reap --provider lakebase` in its project"
 TRIED = ".try-"
 """How the names of directories begin in which it is tried what a file system can do."""
 
@@ -65,7 +65,7 @@ def due(state: State, *, all_kept: bool = False) -> Reaped:
     """What :func:`reap` would delete, and leave; nothing is changed."""
     dead = [path for path in _runs(state) if is_dead(path)]
     over = [path.name for path in kept.over(state, all_of_them=all_kept)]
-    cloud = {path.name: IN_CLOUD for path in dead if (path / CLOUD_RECORD).exists()}
+    cloud = left_in_cloud(state)
     return Reaped([path.name for path in dead if path.name not in cloud], over, cloud)
 
 
@@ -116,9 +116,13 @@ def _unfinished(state: State) -> list[Path]:
     return [*state.runs.glob(".*"), *state.home.glob(f"{TRIED}*")]
 
 
-def left_in_cloud(state: State) -> list[Path]:
-    """The directories of dead runs whose branches in a cloud are not known to be gone."""
-    return [path for path in _runs(state) if (path / CLOUD_RECORD).exists() and is_dead(path)]
+def left_in_cloud(state: State) -> dict[str, str]:
+    """The dead runs whose branches in a cloud are not known to be gone, and where these are."""
+    return {path.name: _in_cloud(path) for path in _runs(state) if cloud_record.is_needed(path) and is_dead(path)}
+
+
+def _in_cloud(directory: Path) -> str:
+    return IN_CLOUD.format(where=cloud_record.read(directory) or "a cloud")
 
 
 def _reap_run(path: Path, gone: Reaped) -> None:
@@ -126,8 +130,8 @@ def _reap_run(path: Path, gone: Reaped) -> None:
         if not dead:
             return
         end_processes_in(path)
-        if (path / CLOUD_RECORD).exists():
-            gone.left[path.name] = IN_CLOUD
+        if cloud_record.is_needed(path):
+            gone.left[path.name] = _in_cloud(path)
             return
         for file in path.glob("*/*/data/postmaster.pid"):
             remove_segment(file.parent)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 def reap(parsed: Namespace) -> int:
     """Delete, or name, what dead runs left in the project; with an owner, all that it has there."""
+    from pytest_lakebranch.branches.reaper import left_in_cloud
     from pytest_lakebranch.cli.project import state
     from pytest_lakebranch.host.choice import reap_cloud
 
@@ -29,6 +30,8 @@ def reap(parsed: Namespace) -> int:
     found = reap_cloud(settings, state(parsed), dry_run=parsed.dry_run, owned=parsed.owner is not None)
     word = "would delete" if parsed.dry_run else "deleted"
     lines = [f"{word} {path}" for path in found] or ["nothing was left behind"]
+    if not parsed.dry_run:
+        lines += [f"left as it is: {name}: {why}" for name, why in left_in_cloud(state(parsed)).items()]
     output.show(parsed, {"dry_run": parsed.dry_run, "branches": found}, lines)
     return 0
 

@@ -32,8 +32,9 @@ def open_provider(settings: Settings, state: State, directory: RunDirectory) -> 
     from pytest_lakebranch.providers.lakebase.provider import LakebaseProvider
 
     project = open_project(settings, directory.path.name)
-    project.record(directory.path)
-    return LakebaseProvider(project, locks=state.home / "locks", sockets=directory.sockets)
+    return LakebaseProvider(
+        project, locks=state.home / "locks", sockets=directory.sockets, run_directory=directory.path
+    )
 
 
 def programs(settings: Settings) -> str:

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from pytest_lakebranch import cloud_record
 from pytest_lakebranch.config import Settings
 from pytest_lakebranch.directories import remove_tree
 from pytest_lakebranch.errors import HostError
@@ -105,6 +106,9 @@ class RunDirectory:
             return None
 
     def remove(self) -> None:
-        """Delete both directories; what is gone already is fine."""
-        for directory in (self.sockets, self.path):
-            remove_tree(directory)
+        """Delete both directories; what is gone already is fine. With branches in a cloud that are not, the record of
+        them stays, for the reaper.
+        """
+        remove_tree(self.sockets)
+        if cloud_record.read(self.path) is None:
+            remove_tree(self.path)

@@ -100,7 +100,7 @@ def cloud(
     with tempfile.TemporaryDirectory(prefix="t", dir=sockets_root()) as sockets:
         more = {} if wall is None else {"wall": wall}
         project = open_project(settings, run, {**environ(emulated), **(login or {})}, **more)
-        provider = LakebaseProvider(project, locks=home / "locks", sockets=Path(sockets), **more)
+        provider = LakebaseProvider(project, locks=home / "locks", sockets=Path(sockets), run_directory=home, **more)
         try:
             yield Cloud(emulated, settings, provider, Path(sockets), home)
         finally:

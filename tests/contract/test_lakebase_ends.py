@@ -17,6 +17,7 @@ from emulator_rigs import Emulated
 from google.protobuf.duration_pb2 import Duration
 from lakebase_rigs import Cloud, calls, cloud, ended, ours, sql
 
+from pytest_lakebranch import cloud_record
 from pytest_lakebranch.branches.base import Plan
 from pytest_lakebranch.branches.engine import running
 from pytest_lakebranch.branches.lease import Request
@@ -107,8 +108,12 @@ def test_what_a_kept_branch_comes_from_stays(here: Cloud) -> None:
     at = template(here)
     compute = here.provider.start("b1", at)
     compute.keep(note(7200))
+    record = cloud_record.read(here.home)
+    assert record is not None
+    assert record.kept == (compute.path,)
     here.provider.close()
     assert len(ours(here.emulated)) == 2
+    assert cloud_record.read(here.home) is None
     assert "delete_branch" not in calls(here.emulated)[-4:]
 
 
@@ -287,6 +292,13 @@ def test_the_latest_template_is_used(here: Cloud, lakebase: Emulated, tmp_path: 
         found = one.provider.cached(KEY)
         assert found is not None
         assert found.location == made[0] != made[1]
+
+
+def test_a_template_that_goes_with_its_run_is_nobody_elses(here: Cloud, lakebase: Emulated, tmp_path: Path) -> None:
+    """A run that keeps templates does not fork from one that another run deletes at its end."""
+    template(here)
+    with cloud(lakebase, tmp_path, run="another", keep_template=True) as other:
+        assert other.provider.cached(KEY) is None
 
 
 def test_one_failed_deletion_is_made_up_for(here: Cloud) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -16,13 +15,15 @@ from databricks.sdk.service.postgres import Branch, BranchSpec, FieldMask
 from emulator_rigs import Emulated
 from lakebase_rigs import Cloud, calls, cloud, machine, ours, sql
 
+from pytest_lakebranch import cloud_record
+from pytest_lakebranch.cloud_record import CloudRecord
 from pytest_lakebranch.emulator.limits import Limits
 from pytest_lakebranch.errors import BranchError, CloudError, LakebranchError
 from pytest_lakebranch.model import ForkPoint
 from pytest_lakebranch.providers.lakebase.names import Name, owner_of
 from pytest_lakebranch.providers.lakebase.project import open_project
 from pytest_lakebranch.providers.lakebase.reaper import reap
-from pytest_lakebranch.state import ALIVE, CLOUD_RECORD, State, locked_if_free
+from pytest_lakebranch.state import ALIVE, State, locked_if_free
 from pytest_lakebranch.waiting import Deadline, poll
 
 pytest_plugins = ["emulator_fixtures"]
@@ -117,6 +118,7 @@ def test_what_could_not_be_deleted_is_said(here: Cloud) -> None:
     (error,) = caught.value.exceptions
     assert str(error) == f"deleting {child.path}: INTERNAL_ERROR: injected: operation 500."
     assert ours(here.emulated) == sorted(each.path.rpartition("/")[2] for each in (parent, child))
+    assert cloud_record.read(here.home) is not None
     here.emulated.emulator.faults.clear()
     here.emulated.clear()
 
@@ -187,14 +189,18 @@ def test_a_ttl_that_is_too_long_is_cut(new_emulator: Callable[..., Emulated], tm
 
 
 def test_the_reaper_takes_what_is_ours_and_dead(lakebase: Emulated, tmp_path: Path) -> None:
-    """Not what lives, belongs to others, or has another name; with --dry-run nothing."""
+    """Not what lives, belongs to others, or has another name, nor what the dead run has kept, for a human or for later
+    runs; with --dry-run nothing.
+    """
     state = State(tmp_path / "home").ensure()
     with cloud(lakebase, tmp_path, run="reaper") as here:
         project = here.provider._project
         soon, past = time.time() + 86400, time.time() - 86400
-        dead = Name(project.owner, "0" * 8, "b1", soon)
+        dead, left, template = (Name(project.owner, "0" * 8, tag, soon) for tag in ("b1", "b2", "k012345678001"))
         names = {
             str(dead): True,
+            str(left): False,
+            str(template): False,
             str(Name(project.owner, "1" * 8, "b1", soon)): False,
             str(Name(owner_of("other@example.com"), "0" * 8, "b1", soon)): False,
             str(Name(owner_of("other@example.com"), "2" * 8, "b1", past)): True,
@@ -205,8 +211,8 @@ def test_the_reaper_takes_what_is_ours_and_dead(lakebase: Emulated, tmp_path: Pa
         directory = state.runs / "gone"
         directory.mkdir()
         (directory / "alive.lock").touch()
-        record = {"host": project.api.client.host, "project": project.api.project, "run": dead.run}
-        (directory / CLOUD_RECORD).write_text(json.dumps(record))
+        record = CloudRecord(project.api.client.host, project.api.project, dead.run, soon)
+        record.keeping(f"{project.api.project}/branches/{left}").write(directory)
         expected = sorted(f"{project.api.project}/branches/{name}" for name, gone in names.items() if gone)
         try:
             assert sorted(reap(project, state, dry_run=True)) == expected
@@ -230,8 +236,7 @@ def test_the_reaper_takes_all_of_an_owner(lakebase: Emulated, tmp_path: Path) ->
         directory = state.runs / "living"
         directory.mkdir()
         (directory / ALIVE).touch()
-        record = {"host": project.api.client.host, "project": project.api.project, "run": "1" * 8}
-        (directory / CLOUD_RECORD).write_text(json.dumps(record))
+        CloudRecord(project.api.client.host, project.api.project, "1" * 8, soon).write(directory)
         for name in (gone, lives, other):
             lakebase.branch(name=name)
         try:

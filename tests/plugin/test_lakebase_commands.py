@@ -80,7 +80,7 @@ def test_branches_of_a_template_are_kept(cloud: Emulated, project: Project, keep
             for word in ("could not be kept", "left behind"):
                 result.stdout.no_fnmatch_line(f"*{word}*")
             assert poll(lambda: True if is_kept_alone(cloud, number) else None, deadline=Deadline(20)), ours(cloud)  # noqa: B023
-            templates = [name for name in ours(cloud) if "-t" in name]
+            templates = [name for name in ours(cloud) if "-t" in name or "-k" in name]
             assert len(templates) == (1 if keep_template else number)
         assert command(project, "ls", "--provider", "lakebase").ret == 0
     finally:

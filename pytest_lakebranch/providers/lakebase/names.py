@@ -1,8 +1,9 @@
 """The names of our branches, and who may do away with a branch: nobody but its owner, until its death date.
 
-``lakebranch-OWNER-RUN-TAG-xYYMMDDHHMM``: whose it is, the run that made it, what it is in the run (``b7``; ``t`` and
-the beginning of a fingerprint for a template), and the minute (UTC) from which anybody may delete it. The owner is a
-word, and six digits that tell who made it; the word says on whose behalf, where ``lakebranch_owner`` does.
+``lakebranch-OWNER-RUN-TAG-xYYMMDDHHMM``: whose it is, the run that made it, what it is in the run (``b7``; ``t``, or
+``k`` where it is kept for later runs, and the beginning of a fingerprint for a template), and the minute (UTC) from
+which anybody may delete it. The owner is a word, and six digits that tell who made it; the word says on whose behalf,
+where ``lakebranch_owner`` does.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from pytest_lakebranch.errors import BranchError
 GRAMMAR = re.compile(r"lakebranch-([a-z0-9]{1,12})-([0-9a-f]{8})-([a-z][a-z0-9]{0,12})-x([0-9]{10})")
 STAMP = "%y%m%d%H%M"
 DIGITS = 6
+TEMPLATE, KEPT = "t", "k"
+"""The first letters of the tags of templates, those that end with their run and those that stay."""
 GRACE = 3600.0
 """Seconds after its death date from which a branch of another owner may go: clocks differ."""
 
@@ -76,9 +79,11 @@ def is_same(owner: str, other: str) -> bool:
     return owner[-DIGITS:] == other[-DIGITS:]
 
 
-def is_sealed(name: Name, status: Mapping[str, Any]) -> bool:
-    """Whether a branch is a template that its steps have left finished: only then is its expiry taken away."""
-    return name.tag[0] == "t" and status.get("current_state") == "READY" and not status.get("expire_time")
+def is_kept_template(name: Name, status: Mapping[str, Any]) -> bool:
+    """Whether a branch is a template for later runs that its steps have left finished: only then is its expiry taken
+    away.
+    """
+    return name.tag[0] == KEPT and status.get("current_state") == "READY" and not status.get("expire_time")
 
 
 def is_past(name: Name, status: Mapping[str, Any], now: float) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import time
@@ -23,7 +22,6 @@ from pytest_lakebranch.providers.lakebase import auth
 from pytest_lakebranch.providers.lakebase.api import Api, View, identity
 from pytest_lakebranch.providers.lakebase.names import Guard, Name, owner_of
 from pytest_lakebranch.providers.lakebase.sweep import Sweep
-from pytest_lakebranch.state import CLOUD_RECORD
 from pytest_lakebranch.waiting import Clock
 
 SOURCE = re.compile(r"(projects/[^/\s]+)(?:/branches/([^/\s]+))?")
@@ -93,12 +91,6 @@ class Project:
     def close(self) -> None:
         """Hang up."""
         self.api.client.close()
-
-    def record(self, directory: Path) -> None:
-        """Leave in a run's directory where it makes branches, for who cleans up after it; no secret is in it."""
-        path = directory / CLOUD_RECORD
-        path.touch(mode=0o600)
-        path.write_text(json.dumps({"host": self.api.client.host, "project": self.api.project, "run": self.run}))
 
 
 def check(settings: Settings, environ: Mapping[str, str] | None = None) -> ProviderFacts:

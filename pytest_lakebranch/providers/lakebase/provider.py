@@ -25,6 +25,7 @@ from pytest_lakebranch.providers.lakebase.compute import LakebaseCompute
 from pytest_lakebranch.providers.lakebase.family import Family
 from pytest_lakebranch.providers.lakebase.names import Name, is_past
 from pytest_lakebranch.providers.lakebase.project import Project
+from pytest_lakebranch.providers.lakebase.record import Record
 from pytest_lakebranch.providers.lakebase.template import Templates
 from pytest_lakebranch.providers.lakebase.upkeep import Upkeep
 from pytest_lakebranch.providers.lakebase.upstream import AT_FIRST, LATER_PATIENCE, NOT_YET, TOO_MANY, Door
@@ -46,10 +47,18 @@ class LakebaseProvider:
     """See Provider. Everything but kept templates is gone after close().
 
     A fork point's location is a branch's path, and after an ``@`` a position in its log or a time, where it is not
-    the branch as it is. Raises ConfigError and CloudError.
+    the branch as it is. In ``run_directory`` it is noted where branches are, until they are gone. Raises CloudError.
     """
 
-    def __init__(self, project: Project, *, locks: Path, sockets: Path, wall: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        project: Project,
+        *,
+        locks: Path,
+        sockets: Path,
+        run_directory: Path | None = None,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
         self._project = project
         self._settings = project.settings
         self._branches = Branches(project.api, project.budget, project.ttl, project.retention)
@@ -64,6 +73,7 @@ class LakebaseProvider:
         self._over = False
         self._family = Family(self._branches.delete)
         self._templates = Templates(project, wall)
+        self._record = Record(project, run_directory, self._dies)
         self._upkeep = Upkeep(self._branches, self._living, wall)
 
     @property
@@ -273,6 +283,7 @@ class LakebaseProvider:
     def leave(self, compute: LakebaseCompute, until: float) -> float:
         """See Owner."""
         path = compute.path
+        self._record.keep(path)
         try:
             # One whose child is kept has no expiry, and goes after its death date.
             ends = self._dies if self._family.is_left(path) else self._upkeep.until(path, until)
@@ -324,6 +335,7 @@ class LakebaseProvider:
         self._project.close()
         if left:
             raise BaseExceptionGroup("branches were left behind", left)
+        self._record.remove()
         if troubles + self._branches.troubles:
             raise BaseExceptionGroup("branches were not looked after", troubles + self._branches.troubles)
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_lakebranch.errors import BaseError
 from pytest_lakebranch.postgres.connect import connect
-from pytest_lakebranch.providers.lakebase.names import is_same, is_sealed, parse
+from pytest_lakebranch.providers.lakebase.names import KEPT, TEMPLATE, is_kept_template, is_same, parse
 from pytest_lakebranch.providers.lakebase.project import Project
 from pytest_lakebranch.waiting import Deadline, poll
 
@@ -31,10 +31,6 @@ STILL_LONG = 7200.0
 """Seconds that a kept template must still live to be used: longer than a run takes."""
 KEY_CHARACTERS = 9
 """Of a base's key, in its templates' names: the rest tells a run's attempts to build it apart."""
-
-
-def _prefix(key: str) -> str:
-    return f"t{key[:KEY_CHARACTERS]}"
 
 
 class Templates:
@@ -57,7 +53,7 @@ class Templates:
     def tags(self, key: str) -> Iterator[str]:
         """Words for the names of this key's templates, none of them twice: a dead worker's is being deleted."""
         while True:
-            yield f"{_prefix(key)}{next(self._numbers) % 0x1000:03x}"
+            yield f"{self._prefix(key)}{next(self._numbers) % 0x1000:03x}"
 
     def find(self, key: str) -> str | None:
         """The path of the sealed one, the latest if there are several. Raises CloudError."""
@@ -68,14 +64,17 @@ class Templates:
                 return None
             if self._kept is None:  # asked once, and only if any are wanted
                 self._kept = self._listed()
-            return self._kept.get(_prefix(key))
+            return self._kept.get(self._prefix(key))
+
+    def _prefix(self, key: str) -> str:
+        return f"{KEPT if self._project.settings.keep_template else TEMPLATE}{key[:KEY_CHARACTERS]}"
 
     def _listed(self) -> dict[str, str]:
         found = []
         for view in self._project.api.branches():
             path, status = str(view.get("name", "")), view.get("status") or {}
             name = parse(path.rpartition("/")[2])
-            if name is None or not is_same(name.owner, self._project.owner) or not is_sealed(name, status):
+            if name is None or not is_same(name.owner, self._project.owner) or not is_kept_template(name, status):
                 continue
             if name.dies - self._wall() > STILL_LONG:
                 found.append((name.dies, str(view.get("create_time", "")), name.tag[:-3], path))
