@@ -181,7 +181,7 @@ def _entries(before: Schema, after: Schema) -> Iterator[Entry]:
         if old == new:
             continue
         if old is not None and new is not None:
-            yield Entry(old, new, loss=loss.of_change(old, new))
+            yield Entry(old, new, loss=loss.of_change(old, new, before, after))
         elif new is not None and not _with_its_table(new, before, after):
             yield Entry(None, new, _parts(new, after))
         elif old is not None and not _with_its_table(old, after, before):

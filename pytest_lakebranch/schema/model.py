@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 KINDS = (
+    "database",
     "schema",
     "extension",
     "collation",

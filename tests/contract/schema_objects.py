@@ -66,6 +66,9 @@ CREATE TRIGGER customer_touch BEFORE UPDATE ON customer FOR EACH ROW EXECUTE FUN
 CREATE EVENT TRIGGER watcher ON ddl_command_end EXECUTE FUNCTION guard();
 CREATE RULE quiet AS ON DELETE TO customer DO INSTEAD NOTHING;
 CREATE PUBLICATION feed FOR TABLE customer;
+CREATE FOREIGN DATA WRAPPER nowhere;
+CREATE SERVER elsewhere FOREIGN DATA WRAPPER nowhere OPTIONS (host 'a', secret 'pssst');
+CREATE FOREIGN TABLE remote (a int) SERVER elsewhere OPTIONS (table_name 'x', secret 'pssst');
 
 GRANT SELECT, INSERT ON customer TO clerk;
 GRANT UPDATE (email) ON customer TO clerk;
@@ -87,6 +90,11 @@ class Change(NamedTuple):
     sql: str
     says: tuple[str, ...]
     destructive: bool = False
+
+
+def on_database(sql: str) -> str:
+    """A statement with the name of the database that it is run in."""
+    return f"DO $$ BEGIN EXECUTE format('{sql}', current_database()); END $$"
 
 
 CHANGES = (
@@ -320,6 +328,68 @@ CHANGES = (
     ),
     Change("type comment", "COMMENT ON TYPE mood IS 'moods'", ("~ enum public.mood",)),
     Change("view comment", "COMMENT ON VIEW rich IS 'the rich'", ("~ view public.rich",)),
+    Change("identity grant", "GRANT USAGE ON SEQUENCE customer_id_seq TO clerk", ("~ column public.customer.id",)),
+    Change("identity renamed", "ALTER SEQUENCE customer_id_seq RENAME TO numbers", ("~ column public.customer.id",)),
+    Change("view column grant", "GRANT SELECT (name) ON rich TO clerk", ("~ view public.rich",)),
+    Change("view default", "ALTER VIEW rich ALTER name SET DEFAULT 'x'", ("~ view public.rich",)),
+    Change("owner's revoke", "REVOKE INSERT ON customer FROM CURRENT_USER", ("~ table public.customer",)),
+    Change(
+        "all of the owner's revoked",
+        "REVOKE ALL ON FUNCTION add(text, text) FROM CURRENT_USER",
+        ("~ function public.add(a text, b text)",),
+    ),
+    Change("database grant", on_database("REVOKE CONNECT ON DATABASE %I FROM PUBLIC"), ("~ database itself",)),
+    Change("database comment", on_database("COMMENT ON DATABASE %I IS ''x''"), ("~ database itself",)),
+    Change("database setting", on_database("ALTER DATABASE %I SET work_mem = ''9MB''"), ("~ database itself",)),
+    Change(
+        "database setting of a role",
+        on_database("ALTER ROLE clerk IN DATABASE %I SET search_path = sales"),
+        ("~ database itself",),
+    ),
+    Change("attribute comment", "COMMENT ON COLUMN point3.x IS 'right'", ("~ type public.point3",)),
+    Change("attribute dropped", "ALTER TYPE point3 DROP ATTRIBUTE z", ("~ type public.point3",), destructive=True),
+    Change(
+        "domain constraint comment",
+        "COMMENT ON CONSTRAINT positive_check ON DOMAIN positive IS 'x'",
+        ("~ domain public.positive",),
+    ),
+    Change(
+        "primary key index comment",
+        "COMMENT ON INDEX customer_pkey IS 'x'",
+        ("~ constraint public.customer.customer_pkey",),
+    ),
+    Change(
+        "primary key index option",
+        "ALTER INDEX customer_pkey SET (fillfactor = 50)",
+        ("~ constraint public.customer.customer_pkey",),
+    ),
+    Change(
+        "clustered on the primary key",
+        "ALTER TABLE customer CLUSTER ON customer_pkey",
+        ("~ constraint public.customer.customer_pkey",),
+    ),
+    Change("not populated", "REFRESH MATERIALIZED VIEW totals WITH NO DATA", ("~ materialized view public.totals",)),
+    Change(
+        "foreign key off",
+        "ALTER TABLE sales.invoice DISABLE TRIGGER ALL",
+        ("~ constraint sales.invoice.invoice_customer_fkey",),
+    ),
+    Change("number of values", "ALTER TABLE secret ALTER body SET (n_distinct = 5)", ("~ column public.secret.body",)),
+    Change(
+        "publication of some columns",
+        "ALTER PUBLICATION feed SET TABLE customer (id, name)",
+        ("~ publication feed",),
+    ),
+    Change("publication filter", "ALTER PUBLICATION feed SET TABLE customer WHERE (id > 3)", ("~ publication feed",)),
+    Change("publication of a schema", "ALTER PUBLICATION feed ADD TABLES IN SCHEMA sales", ("~ publication feed",)),
+    Change("publication by root", "ALTER PUBLICATION feed SET (publish_via_partition_root)", ("~ publication feed",)),
+    Change("server option", "ALTER SERVER elsewhere OPTIONS (SET host 'b')", ("~ foreign server elsewhere",)),
+    Change("server mapping", "CREATE USER MAPPING FOR clerk SERVER elsewhere", ("~ foreign server elsewhere",)),
+    Change(
+        "foreign table option",
+        "ALTER FOREIGN TABLE remote OPTIONS (SET table_name 'y')",
+        ("~ foreign table public.remote",),
+    ),
     Change("schema added", "CREATE SCHEMA archive", ("+ schema archive",)),
     Change("schema comment", "COMMENT ON SCHEMA sales IS 'cash'", ("~ schema sales",)),
     Change(

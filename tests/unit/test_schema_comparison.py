@@ -135,12 +135,64 @@ def test_nothing_differs() -> None:
         ("timestamp without time zone", "timestamp with time zone", True),
         ("text", "jsonb", True),
         ("public.hstore", "extensions.hstore", False),
-        ("integer[]", "bigint[]", True),
+        ("integer[]", "bigint[]", False),
+        ("bigint[]", "integer[]", True),
+        ("integer", "integer[]", True),
+        ("character varying(10)[]", "character varying(5)[]", True),
+        ("real", "double precision", False),
+        ("double precision", "real", True),
+        ("integer", "real", True),
+        ("integer", "double precision", False),
+        ("bigint", "double precision", True),
+        ("real", "numeric", True),
+        ("date", "timestamp without time zone", False),
+        ("timestamp without time zone", "date", True),
+        ("date", "timestamp with time zone", True),
     ],
 )
 def test_types_that_lose(old: str, new: str, loses: bool) -> None:
     """A change of type is destructive unless the new type surely holds every value of the old one."""
-    assert bool(loss.of_change(column("c", type=old), column("c", type=new))) == loses
+    assert bool(loss.of_change(column("c", type=old), column("c", type=new), Schema([]), Schema([]))) == loses
+
+
+def enum(name: str, values: str) -> Thing:
+    """An enum with these labels."""
+    return Thing("enum", name, {"values": values, "owner": name})
+
+
+@pytest.mark.parametrize(
+    ("made", "loses"),
+    [
+        (enum("s2.st", "'a'"), True),
+        (enum("s2.st", "'a', 'b', 'c'"), False),
+        (Thing("domain", "s2.st", {"type": "text"}), True),
+        (None, True),
+    ],
+    ids=["fewer", "more", "another kind", "an extension's"],
+)
+@pytest.mark.parametrize("suffix", ["", "[]"])
+def test_a_type_of_the_same_name_elsewhere(made: Thing | None, loses: bool, suffix: str) -> None:
+    """It is the same one moved only if it holds what that did."""
+    before = Schema([column("x", type=f"public.st{suffix}"), enum("public.st", "'a', 'b'"), TABLE])
+    after = Schema([column("x", type=f"s2.st{suffix}"), TABLE, *([made] if made else [])])
+    (change,) = (entry for entry in compare(before, after).entries if entry.thing.kind == "column")
+    assert bool(change.loss) == loses
+
+
+@pytest.mark.parametrize(
+    ("attributes", "lost"),
+    [
+        ("street text", "city"),
+        ("street text, city character varying(5)", "city"),
+        ("city character varying(20), street text, more numeric(9,2)", ""),
+        ('"Street, 2" text, city character varying(10)', "street"),
+    ],
+)
+def test_attributes_of_composite_types(attributes: str, lost: str) -> None:
+    """One that goes, or that holds less, takes its values with it."""
+    before = Thing("type", "public.addr", {"attributes": "street text, city character varying(10)"})
+    (entry,) = diff([before], [Thing("type", "public.addr", {"attributes": attributes})]).entries
+    assert entry.loss == (f"values of attributes are lost: {lost}" if lost else "")
 
 
 def test_several_equal_columns_are_told_apart_by_name() -> None:
