@@ -22,8 +22,8 @@ from pytest_lakebranch.migrations.observation import Observation
 from pytest_lakebranch.rehearsal import Planned, Stage
 from pytest_lakebranch.run import run_of
 from pytest_lakebranch.schema import elsewhere
-from pytest_lakebranch.schema.markdown import code, plain
-from pytest_lakebranch.stash import SETTINGS
+from pytest_lakebranch.schema.markdown import cell, plain
+from pytest_lakebranch.stash import CHANGES, SETTINGS
 from pytest_lakebranch.steps.files import shown
 
 PROPERTY = "lakebranch_migration"
@@ -201,11 +201,13 @@ class MigrationChecks:
             terminalreporter.line(said, red=True)
 
     def _write(self, text: str) -> None:
+        """After the schema diff; where that could not be written, instead of what an earlier run has left there."""
+        compared = self._config.stash.get(CHANGES, ([], "not compared"))[1] == ""
         for name in self._settings.schema_diff:
             path = self._root / Path(name).expanduser()
-            if path.suffix.lower() == DIFF_SUFFIXES[0] and path.exists():
-                with path.open("a", encoding="utf-8", errors="backslashreplace") as stream:
-                    stream.write(f"\n{text}")
+            if path.suffix.lower() == DIFF_SUFFIXES[0]:
+                with path.open("a" if compared else "w", encoding="utf-8", errors="backslashreplace") as stream:
+                    stream.write(f"\n{text}" if compared else text)
         append_summary(text, os.environ)
 
     def markdown(self) -> str:
@@ -221,7 +223,7 @@ class MigrationChecks:
             name = label if names[label] == 1 else f"{label} ({source})"
             cells = [MARKS.get(checks.get(check, ("", ""))[0], "") for check in ALL]
             seen = next((one for check in ALL if (one := checks.get(check, ("", ""))[1])), "")
-            lines.append(f"| {code(name)} | {' | '.join(cells)} | {plain(seen)} |")
+            lines.append(f"| {cell(name)} | {' | '.join(cells)} | {plain(seen)} |")
         return "\n".join([*lines, "", "⏭: declared irreversible, or nothing undoes it", ""])
 
 

@@ -6,12 +6,11 @@ import json
 import os
 import subprocess
 import sys
-import tarfile
 import tempfile
 from collections.abc import Mapping
 from contextlib import closing
-from io import BytesIO
 from pathlib import Path
+from types import MappingProxyType
 
 from pytest_lakebranch.errors import BaseError, ConfigError, MachineError
 from pytest_lakebranch.masking import masked
@@ -21,6 +20,7 @@ from pytest_lakebranch.schema.catalog import read
 from pytest_lakebranch.schema.model import Schema
 
 VARIABLE, REVISION = "env:", "git:"
+INDEX = ".lakebranch-index"
 OLDEST = 150000
 """What ``server_version`` says of PostgreSQL 15."""
 _SECRET = ("password", "sslpassword")
@@ -108,17 +108,19 @@ def _exported(revision: str, root: Path, directory: Path) -> Path:
     """The files of a revision in ``directory``; where in it the project lies."""
     top = _git(revision, root, "rev-parse", "--show-toplevel").decode().strip()
     prefix = _git(revision, root, "rev-parse", "--show-prefix").decode().strip()
-    packed = _git(revision, Path(top), "archive", "--format=tar", "--end-of-options", revision)
-    with tarfile.open(fileobj=BytesIO(packed)) as archive:
-        archive.extractall(directory, filter="data")
+    index = {"GIT_INDEX_FILE": str(directory / INDEX)}  # not an archive: that leaves out what is export-ignore
+    _git(revision, Path(top), "read-tree", "--end-of-options", revision, environ=index)
+    _git(revision, Path(top), "checkout-index", "--all", f"--prefix={directory}/", environ=index)
+    (directory / INDEX).unlink()
     place = directory / prefix
     if not place.is_dir():
         raise ConfigError(f"git:{revision}: that revision has no folder {prefix}.")
     return place
 
 
-def _git(revision: str, root: Path, *words: str) -> bytes:
-    environ = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+def _git(revision: str, root: Path, *words: str, environ: Mapping[str, str] = MappingProxyType({})) -> bytes:
+    """What git says; of its variables only those in ``environ`` count."""
+    environ = {**{name: value for name, value in os.environ.items() if not name.startswith("GIT_")}, **environ}
     try:
         done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, check=False, env=environ)
     except OSError as error:

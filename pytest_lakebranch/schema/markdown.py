@@ -71,6 +71,11 @@ def code(text: str) -> str:
     return f"`` {text} ``" if "``" not in text else plain(text)
 
 
+def cell(text: str) -> str:
+    """As inline code in a table, where a bar ends the cell even within code."""
+    return code(text).replace("\\|", "|").replace("|", "\\|")
+
+
 def plain(text: str) -> str:
     """Without anything that Markdown or HTML would take for its own."""
     for character in "\\`*_{}[]<>|#":

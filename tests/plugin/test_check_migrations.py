@@ -250,18 +250,22 @@ def test_without_migrations(project: Project) -> None:
 
 
 def test_two_folders_and_no_place_to_write(shaped: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Migrations of one name have a row each, with their files; a summary that cannot be written is said."""
+    """Migrations of one name have a row each, with their files; a summary that cannot be written is said.
+
+    An old diff does not stay where a new one cannot be made.
+    """
     migration(shaped, "0001_init", "CREATE TABLE one ();")
-    shaped.write(more__0001_init_dot_sql="CREATE TABLE two ();")
-    shaped.ini(lakebranch_base=["sql:migrations", "sql:more"], lakebranch_check_migrations="true")
+    shaped.write(**{"more|less__0001_init_dot_sql": "CREATE TABLE two ();"})
+    shaped.ini(lakebranch_base=["sql:migrations", "sql:more|less"], lakebranch_check_migrations="true")
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(shaped.path))
-    (shaped.path / "diff.md").touch()
+    (shaped.path / "diff.md").write_text("what an earlier run found")
     result = shaped.run("-k", "applies", "--lakebranch-schema-diff=diff.md", "--lakebranch-schema-diff-from=empty.json")
     result.assert_outcomes(passed=2)
     told(result, f"lakebranch migration checks: not written: Is a directory: {shaped.path}")
     markdown = (shaped.path / "diff.md").read_text()
     assert "| `0001 init (migrations/0001_init.sql)` | ✅ |" in markdown
-    assert "| `0001 init (more/0001_init.sql)` | ✅ |" in markdown
+    assert "| `0001 init (more\\|less/0001_init.sql)` | ✅ |" in markdown
+    assert "earlier" not in markdown
 
 
 @pytest.mark.parametrize(

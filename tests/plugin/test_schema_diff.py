@@ -119,6 +119,7 @@ def git(project: Project, *words: str) -> None:
 def test_diff_from_another_revision(migrated: Project, command: Command) -> None:
     """A pull request that adds a migration is compared with the base as the main branch makes it."""
     migrated.write(iniconfig="raise SystemExit('a file of the project hides a module')")
+    (migrated.path / ".gitattributes").write_text("migrations export-ignore\n")  # which is for releases
     git(migrated, "init")
     git(migrated, "add", ".")
     git(migrated, "commit", "-m", "one")
