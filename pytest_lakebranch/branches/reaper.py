@@ -134,7 +134,8 @@ def _reap_run(path: Path, gone: Reaped) -> None:
             gone.left[path.name] = _in_cloud(path)
             return
         for file in path.glob("*/*/data/postmaster.pid"):
-            remove_segment(file.parent)
+            if failure := remove_segment(file.parent):
+                gone.left[f"the shared memory of {file.parent.parent}"] = failure
         failures = [_remove(directory) for directory in (*_sockets_of(path), *_folders(path))]
         failure = next(filter(None, failures), "") or _remove(path)  # with the lock last: what stays is seen as dead
         if failure:

@@ -40,6 +40,16 @@ def test_destroy(lakebranch):
         conn.execute("drop table item")
 """
 
+KILLED = """
+import os, pathlib, pytest, signal
+
+@pytest.mark.destructive
+def test_kill(lakebranch):
+    with lakebranch.connect() as conn:
+        lines = conn.execute("select pg_read_file('postmaster.pid')").fetchone()[0].splitlines()
+        pathlib.Path("segment").write_text(lines[6].split()[1])
+        os.kill(int(lines[0]), signal.SIGKILL)
+"""
 SOCKET = """
 import os
 
@@ -91,10 +101,15 @@ def without_namespaces() -> list[str]:
 def test_root_without_user_namespaces(
     project: Project, open_home: Path, without_namespaces: list[str], workers: str
 ) -> None:
-    """Servers run as nobody; the second run needs no step, and nothing is left but the cache."""
+    """Servers run as nobody; the second run needs no step, and nothing is left but the cache, also of a server that was
+    killed and could not remove its shared memory.
+    """
+    project.write(test_killed=KILLED)
     for _ in range(2):
         done = run(project, "-n", workers, before=without_namespaces)
-        assert "4 passed" in done.stdout, done.stdout + done.stderr
+        assert "5 passed" in done.stdout, done.stdout + done.stderr
+        segments = Path("/proc/sysvipc/shm").read_text().split()
+        assert (project.path / "segment").read_text() not in segments
     assert "base from the cache" in done.stdout
     assert entries(open_home / OF_SERVANT / "runs") == []
     assert (open_home / OF_SERVANT / "layers").stat().st_uid == 65534
