@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from pytest_lakebranch.postgres.connect import connection_string, conninfo
 from pytest_lakebranch.processes import LINUX, environment_without_pg
 from pytest_lakebranch.steps.base import Workplace
 
+GUARD = 'read -r session; read -r over || kill -s KILL -- "-$session"'
 GRACE = 3.0
 """Seconds that an interrupted program gets for each way of ending it."""
 
@@ -34,7 +36,8 @@ def run(place: Workplace, name: str, *arguments: str, cwd: Path, output: bool = 
     It reads no terminal, prints nothing, and is ended with all its children when we are interrupted.
     """
     command = [program(place, name), *arguments]
-    return _finished(command, cwd, _environment(), subprocess.PIPE if output else subprocess.DEVNULL, subprocess.PIPE)
+    streams = (subprocess.PIPE if output else subprocess.DEVNULL, subprocess.PIPE)
+    return _finished(command, cwd, _environment(), streams)
 
 
 def run_against(source: Mapping[str, str], place: Workplace, name: str, *arguments: str, cwd: Path) -> Outcome:
@@ -47,7 +50,7 @@ def run_against(source: Mapping[str, str], place: Workplace, name: str, *argumen
         environ["PGPASSWORD"] = source["password"]
     with_us = ("setpriv", "--pdeathsig", "TERM") if LINUX and shutil.which("setpriv") else ()
     command = [*with_us, program(place, name), f"--dbname={connection_string(public)}", *arguments]
-    return _finished(command, cwd, environ, subprocess.PIPE, subprocess.PIPE)
+    return _finished(command, cwd, environ, (subprocess.PIPE, subprocess.PIPE))
 
 
 def ask(source: Mapping[str, str], place: Workplace, query: str, *options: str) -> Outcome:
@@ -57,21 +60,45 @@ def ask(source: Mapping[str, str], place: Workplace, query: str, *options: str) 
 
 
 def execute(command: list[str], *, cwd: Path, environ: dict[str, str]) -> Outcome:
-    """Run any program in the same way; all it says is in ``output``. OSError when it cannot be started."""
-    return _finished(command, cwd, environ, subprocess.PIPE, subprocess.STDOUT)
+    """Run any program in the same way; all it says is in ``output``. It ends with all its children also when this
+    process is killed. OSError when it cannot be started.
+    """
+    with _guarded() as began:
+        return _finished(command, cwd, environ, (subprocess.PIPE, subprocess.STDOUT), began)
 
 
-def _finished(command: list[str], cwd: Path, environ: dict[str, str], output: int, errors: int) -> Outcome:
+@contextlib.contextmanager
+def _guarded() -> Iterator[Callable[[int], None]]:
+    """A process of its own ends the session that it is told of, unless it hears of us that the block has ended."""
+    command = ["sh", "-c", GUARD]
+    nothing = subprocess.DEVNULL
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=nothing, stderr=nothing, text=True, start_new_session=True
+    ) as guard:
+        try:
+            yield lambda session: print(session, file=guard.stdin, flush=True)
+        finally:
+            guard.communicate("over\n" * 2)
+
+
+def _finished(
+    command: list[str],
+    cwd: Path,
+    environ: dict[str, str],
+    streams: tuple[int, int],
+    began: Callable[[int], None] = lambda _: None,
+) -> Outcome:
     process = subprocess.Popen(
         command,
         cwd=cwd,
         env=environ,
         stdin=subprocess.DEVNULL,
-        stdout=output,
-        stderr=errors,
+        stdout=streams[0],
+        stderr=streams[1],
         start_new_session=True,
     )
     try:
+        began(process.pid)
         out, told = process.communicate()
     except BaseException:
         _end(process)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from step_servers import rows
 
 from pytest_lakebranch.errors import BaseError
+from pytest_lakebranch.providers.local.processes import is_running
 from pytest_lakebranch.steps.base import Step, Workplace
 from pytest_lakebranch.steps.files import Application
 from pytest_lakebranch.steps.kinds import parse
+from pytest_lakebranch.waiting import Deadline, poll
 
 pytest_plugins = ["step_fixtures"]
 
@@ -68,6 +72,24 @@ def test_silent_failure_and_signal(place: Workplace) -> None:
         script(place, "exit 7").apply(place)
     with pytest.raises(BaseError, match=f"failed with signal {signal.SIGKILL:d}:"):
         script(place, "kill -9 $$").apply(place)
+
+
+RUNNING = """
+import os, sys
+from pathlib import Path
+from pytest_lakebranch.steps.programs import execute
+
+execute(["sh", "-c", "sleep 60 & echo $! > pid; wait"], cwd=Path(sys.argv[1]), environ=dict(os.environ))
+"""
+
+
+def test_killed_worker(tmp_path: Path) -> None:
+    """A worker that is killed takes the program along, with what that has started."""
+    with subprocess.Popen([sys.executable, "-c", RUNNING, str(tmp_path)]) as worker:
+        told = tmp_path / "pid"
+        words = poll(lambda: told.read_text() or None if told.exists() else None, deadline=Deadline(30))
+        worker.kill()
+    assert poll(lambda: None if is_running(int(words or 0)) else True, deadline=Deadline(10))
 
 
 def test_missing_extension_is_explained(place: Workplace) -> None:
