@@ -92,6 +92,7 @@ QUESTIONS = (
     "select count(*) from pg_replication_slots",
     "select count(*) from pg_prepared_xacts",
     "select count(*) from pg_tablespace",
+    "select count(*) from pg_replication_origin",
     "select string_agg(name || setting, ' ' order by name) from pg_settings "
     "where source not in ('default', 'client', 'session') and setting !~ '/'",
 )

@@ -185,9 +185,7 @@ RUINOUS = (
     "prepare transaction 'p{n}'",
     "select pg_create_physical_replication_slot('s{n}', true)",
     "select pg_create_logical_replication_slot('l{n}', 'test_decoding')",
-    "select pg_replication_origin_create('o{n}')",
     ORIGIN,
-    ORIGIN + ";; select pg_replication_origin_session_reset();; select pg_replication_origin_drop('o{n}')",
     "!create tablespace ts{n} location ''",
 )
 ELSEWHERE = (
