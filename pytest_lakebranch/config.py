@@ -272,7 +272,7 @@ def _parse(row: Row, raw: Any, source: str) -> Any:
     if row.kind == "flag":
         return _parse_flag(raw, source)
     if row.kind == "list":
-        return _parse_list(raw, source)
+        return _parse_list(row, raw, source)
     if row.kind == "number":
         return _parse_number(row, raw, source)
     text = str(raw).strip()
@@ -312,12 +312,14 @@ def _parse_flag(raw: Any, source: str) -> bool:
         raise ConfigError(f"{source}: {raw!r} is neither true nor false.") from None
 
 
-def _parse_list(raw: Any, source: str) -> tuple[str, ...]:
+def _parse_list(row: Row, raw: Any, source: str) -> tuple[str, ...]:
     try:
         items = shlex.split(raw) if isinstance(raw, str) else [str(item).strip() for item in raw]
     except ValueError as error:
         raise ConfigError(f"{source}: {raw!r} cannot be split into words: {error}.") from None
-    if not items or not all(items):
+    if not any(items):
+        raise ConfigError(f"{source} is set but empty. Give it a value or remove it ({row.help}).")
+    if not all(items):
         raise ConfigError(f"{source} is set but has an empty entry. Give it a value or remove it.")
     return tuple(items)
 

@@ -170,8 +170,19 @@ class Bases:
         if build.worked(done, seconds, keep=keep) and self._provider.layered:
             with self._provider.building(build.keys[done]):
                 layer = self._provider.seal(compute, build.keys[done])
-            compute = build.compute = self._provider.build(self._name(), layer)
+            compute = self._go_on(build, self._provider.build(self._name(), layer))
         return compute.endpoint
+
+    def _go_on(self, build: _Build, compute: Compute) -> Compute:
+        """The build works on ``compute`` from now on. Raises BaseError when its worker died meanwhile."""
+        with self._changed:
+            over = build.over
+            if not over:
+                build.compute = compute
+        if over:
+            compute.discard(disposable=True)
+            raise BaseError(_VOID.format(key=build.keys[-1][:12]))
+        return compute
 
     def incoming(self, ticket: str) -> Path | None:
         """Where to put the files of another server that are to be the base of ``ticket``; None where none are taken."""
@@ -185,10 +196,7 @@ class Bases:
         if build.incoming is None:
             raise BaseError("there are no files to take over.")
         build.compute = None  # it is no more, also where this fails
-        build.compute = compute = build.incoming.take_over(database)
-        if build.over:  # its worker died meanwhile
-            compute.discard(disposable=True)
-            raise BaseError(_VOID.format(key=ticket[:12]))
+        self._go_on(build, build.incoming.take_over(database))
 
     def finish(self, ticket: str) -> None:
         """Seal the base of ``ticket`` and let everybody who waits have it. Raises BaseError."""
@@ -235,11 +243,14 @@ class Bases:
             self._abandon(build, BaseError("the run is ending."))
 
     def _settle(self, build: _Build, ready: ForkPoint, *, steps: tuple[str, ...]) -> None:
+        """Let everybody who waits have what was built. Raises BaseError when it was given up meanwhile."""
         build.locks.close()
         with self._changed:
+            if build.over:  # its worker died meanwhile, and another may be at it
+                raise BaseError(_VOID.format(key=build.keys[-1][:12]))
             build.over = True
             self._ready[build.keys[-1]] = ready
-            self._building.pop(build.keys[-1], None)
+            del self._building[build.keys[-1]]
             seconds = time.monotonic() - build.began
             self.history.append(Built(build.keys[-1], build.worker, time.time() - seconds, steps, seconds))
             self._changed.notify_all()

@@ -113,12 +113,9 @@ def _from_text(entry: str, surroundings: tuple[Path, Notes, Application]) -> Ste
         raise ConfigError(f"{entry!r} is not a step{_why(kind, colon, root)} {GRAMMAR}")
     if not written:
         raise ConfigError(f"{entry!r} is not a step: nothing follows {kind}:. {GRAMMAR}")
-    try:
-        inputs = Inputs(entry, _globs(entry, globs), *surroundings)
-        list(inputs.files())
-        return KINDS[kind](entry, written, inputs)
-    except ConfigError as error:
-        raise ConfigError(f"{error}\n{GRAMMAR}") from error
+    inputs = Inputs(entry, _globs(entry, globs), *surroundings)
+    list(inputs.files())
+    return KINDS[kind](entry, written, inputs)
 
 
 def _globs(entry: str, written: str | None) -> tuple[str, ...]:

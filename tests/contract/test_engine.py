@@ -5,77 +5,21 @@ from __future__ import annotations
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import psycopg
 import pytest
 
-from pytest_lakebranch.branches.base import Plan
 from pytest_lakebranch.branches.engine import Engine, running
-from pytest_lakebranch.branches.lease import Request
-from pytest_lakebranch.config import resolve
-from pytest_lakebranch.errors import BaseError, BranchError
-from pytest_lakebranch.ledger import Ledger, entries
-from pytest_lakebranch.model import Grant
+from pytest_lakebranch.errors import BranchError
+from pytest_lakebranch.ledger import entries
 from pytest_lakebranch.postgres.connect import connect
-from pytest_lakebranch.providers.local.provider import LocalProvider
-from pytest_lakebranch.state import State
 from pytest_lakebranch.waiting import Deadline, poll
+from tests.contract.engine_rigs import EMPTY, Make, execute, request
 
-EMPTY = Plan((), ())
-Make = Callable[..., Engine]
-
-
-@pytest.fixture
-def make(shared_home: Path, tmp_path: Path) -> Iterator[Make]:
-    """Makes engines over the state directory that all tests share."""
-    with TemporaryDirectory(prefix="lbe") as short:
-        made: list[Engine] = []
-        runs: list[Path] = []
-
-        def new(**options: Any) -> Engine:
-            settings = resolve(options={"home": str(shared_home)}, environ={}, ini={}, root=tmp_path)
-            state = State.at(settings.home).ensure()
-            run = state.runs / f"{os.getpid()}-{tmp_path.name}-{len(made)}"
-            sockets = Path(short) / str(len(made))
-            for directory in (run, sockets):
-                directory.mkdir(mode=0o700)
-            provider = LocalProvider(settings, state=state, run_directory=run, sockets=sockets)
-            engine = Engine(provider, Ledger(tmp_path / f"ledger{len(made)}"), addresses=sockets, **options)
-            made.append(engine)
-            runs.append(run)
-            return engine
-
-        yield new
-        for engine, run in zip(made, runs, strict=True):
-            engine.close()
-            run.rmdir()
-
-
-@pytest.fixture
-def engine(make: Make) -> Engine:
-    """An engine with the base that has no steps."""
-    engine = make()
-    assert engine.bases.request("gw0", EMPTY) is None
-    return engine
-
-
-def request(engine: Engine, purpose: Any = "test", worker: str = "gw0", **more: Any) -> Request:
-    """What a test of this worker asks for."""
-    return Request(worker, "test_x", purpose, engine.bases.key(EMPTY), **more)
-
-
-def execute(grant: Grant, *statements: str) -> list[Any]:
-    """Run statements on a branch in a connection of their own; the rows of the last."""
-    with connect(grant.endpoint, autocommit=True) as connection:
-        cursor = connection.cursor()
-        for statement in statements:
-            cursor.execute(statement)
-        return cursor.fetchall() if cursor.description else []
+pytest_plugins = ["engine_fixtures"]
 
 
 def test_a_branch_that_was_only_read_is_used_again(engine: Engine) -> None:
@@ -316,109 +260,6 @@ def test_a_frozen_present_goes_with_its_last_branch(engine: Engine, shared_home:
     (run,) = [path for path in (shared_home / "runs").iterdir() if tmp_path.name in path.name]
     frozen = run / "frozen"
     assert poll(lambda: True if not list(frozen.iterdir()) else None, deadline=Deadline(20)), list(frozen.iterdir())
-
-
-def test_a_builder_that_dies_before_the_seal_caches_nothing(make: Make) -> None:
-    """Sealing what a dead worker has built is refused, and the next worker builds anew."""
-    engine, plan = make(rebuild=True), Plan(("unsealed",), ("sql:unsealed",))
-    ticket = engine.bases.request("gw0", plan)
-    assert ticket is not None
-    engine.worker_gone("gw0")
-    with pytest.raises(BaseError, match="void"):
-        engine.bases.finish(ticket.id)
-    again = engine.bases.request("gw1", plan)
-    assert again is not None
-    engine.bases.fail(again.id, "enough")
-    assert make().bases.request("gw0", plan) is not None
-
-
-def test_one_ticket_for_many_workers(make: Make) -> None:
-    """One worker builds, the others wait and then find the base ready."""
-    engine, plan = make(rebuild=True), Plan(("one",), ("sql:one",))
-    ticket = engine.bases.request("gw0", plan)
-    assert ticket is not None
-    with ThreadPoolExecutor(3) as workers:
-        waiting = [workers.submit(engine.bases.request, f"gw{n}", plan) for n in (1, 2, 3)]
-        with connect(ticket.endpoint, autocommit=True) as connection:
-            connection.execute("CREATE TABLE t AS SELECT 1 AS x")
-        engine.bases.stepped(ticket.id, 1, 0.1)
-        assert not any(asked.done() for asked in waiting)
-        engine.bases.finish(ticket.id)
-        assert [asked.result(60) for asked in waiting] == [None] * 3
-    grant = engine.lease(Request("gw0", "t", "test", engine.bases.key(plan)))
-    assert execute(grant, "SELECT x FROM t") == [(1,)]
-    (built,) = engine.summary().bases
-    assert built.steps == ("sql:one",)
-
-
-def test_the_ticket_of_a_dead_worker_passes_on(make: Make) -> None:
-    """Who waits gets it, and starts from the beginning."""
-    engine, plan = make(rebuild=True), Plan(("dies",), ("sql:dies",))
-    first = engine.bases.request("gw0", plan)
-    assert first is not None
-    with ThreadPoolExecutor(1) as other:
-        waiting = other.submit(engine.bases.request, "gw1", plan)
-        engine.worker_gone("gw0")
-        second = waiting.result(60)
-    assert second is not None
-    with pytest.raises(psycopg.OperationalError):
-        connect(first.endpoint)
-    with connect(second.endpoint):
-        pass
-
-
-def test_a_base_that_failed_is_not_tried_again_in_this_run(make: Make) -> None:
-    """Others hear of it in one line; nothing is cached, so that another run tries again."""
-    engine, plan = make(), Plan(("fails",), ("sql:fails",))
-    ticket = engine.bases.request("gw0", plan)
-    assert ticket is not None
-    engine.bases.fail(ticket.id, "line one\nline two")
-    with pytest.raises(BaseError, match="line one") as caught:
-        engine.bases.request("gw1", plan)
-    assert "line two" not in str(caught.value)
-    assert make().bases.request("gw0", plan) is not None
-
-
-def test_only_what_changed_is_built(make: Make) -> None:
-    """With a base cached, one more step starts after it; the same steps in another run start nothing."""
-    engine = make()
-    build(engine, Plan(("a",), ("a",)), {0: "CREATE TABLE a (x int)"})
-    longer = Plan(("a", "b"), ("a", "b"))
-    other = make()
-    ticket = other.bases.request("gw0", longer)
-    assert ticket is not None
-    assert ticket.next == 1
-    with connect(ticket.endpoint) as connection:
-        connection.execute("SELECT * FROM a")
-    other.bases.fail(ticket.id, "enough")
-    assert make().bases.request("gw0", Plan(("a",), ("a",))) is None
-
-
-def test_a_long_step_is_a_checkpoint(make: Make) -> None:
-    """What a step of a second has done is kept for bases that begin with it."""
-    engine, plan = make(rebuild=True), Plan(("long", "short"), ("long", "short"))
-    ticket = engine.bases.request("gw0", plan)
-    assert ticket is not None
-    after = engine.bases.stepped(ticket.id, 1, 2.0)
-    assert after != ticket.endpoint
-    with connect(after):
-        pass
-    engine.bases.fail(ticket.id, "enough")
-    again = make().bases.request("gw0", Plan(("long", "other"), ("long", "other")))
-    assert again is not None
-    assert again.next == 1
-
-
-def build(engine: Engine, plan: Plan, statements: dict[int, str]) -> None:
-    """Build a base with one statement per step, unless it is cached."""
-    ticket = engine.bases.request("gw0", plan)
-    if ticket is None:
-        return
-    for number in range(ticket.next, len(plan.labels)):
-        with connect(ticket.endpoint, autocommit=True) as connection:
-            connection.execute(statements[number])
-        engine.bases.stepped(ticket.id, number + 1, 0.0)
-    engine.bases.finish(ticket.id)
 
 
 def test_work_that_is_done_once(engine: Engine) -> None:

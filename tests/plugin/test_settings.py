@@ -40,6 +40,7 @@ VALUES = {
     "check_migrations": "true",
     "check_migrations_since": "2",
     "check_migrations_allow": "table-rewrite",
+    "owner": "pr-17",
     "home": "state",
 }
 
@@ -199,7 +200,8 @@ def test_set_but_empty(project: Project, monkeypatch: pytest.MonkeyPatch, name: 
     monkeypatch.setenv(name, "")
     result = project.run()
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines([f"ERROR: lakebranch: {name}*"])
+    said = "is set but empty" if name != "LAKEBRANCH_AUTOUSE" else "'' is neither true nor false"
+    result.stderr.fnmatch_lines([f"ERROR: lakebranch: {name}*{said}*"])
 
 
 def test_misspelt_settings(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -114,11 +114,11 @@ def test_step_object_is_taken_as_it_is(root: Path) -> None:
     ],
 )
 def test_refused(root: Path, entry: str, says: str) -> None:
-    """A wrong step is quoted, with what was looked for and where, and with the kinds there are."""
+    """A wrong step is quoted, with what was looked for and where; with the kinds there are where it is of none."""
     message = refusal(entry, root)
     assert entry in message
     assert says.format(root=root) in message
-    assert GRAMMAR in message
+    assert (GRAMMAR in message) == ("is not a step" in message)
 
 
 def test_other_objects_are_refused(root: Path) -> None:
