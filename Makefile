@@ -38,8 +38,8 @@ cloud: $(VENV)/.installed  ## the provider tests on Databricks Lakebase: CLOUD_S
 	$(BIN)/python -m pytest tests/contract/test_provider.py -k cloud
 
 bench: $(VENV)/.installed  ## the figures of the README, and those of other plugins (benchmarks/peers)
-	$(BIN)/python -m benchmarks
 	$(BIN)/python -m benchmarks.peers
+	$(BIN)/python -m benchmarks
 
 clean:
 	rm -rf $(VENV) build dist

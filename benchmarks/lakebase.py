@@ -1,14 +1,13 @@
-"""Lakebase on the emulator: what workers wait for branches, calls of a branch, and what the forwarder costs."""
+"""Lakebase on the emulator: what workers wait for branches, and the calls of a branch."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 
-from benchmarks.measure import Figure, median, milliseconds, provider, workplace
+from benchmarks.measure import Figure, provider, workplace
 from pytest_lakebranch.branches.base import Plan
 from pytest_lakebranch.branches.engine import Engine, running
 from pytest_lakebranch.branches.lease import Request
@@ -18,45 +17,24 @@ from pytest_lakebranch.emulator.handover import credentials
 from pytest_lakebranch.emulator.listening import served
 from pytest_lakebranch.emulator.oidc import NAMES as SIGN_IN
 from pytest_lakebranch.ledger import Ledger
-from pytest_lakebranch.model import Endpoint
-from pytest_lakebranch.postgres.connect import connect, loopback_url
-from pytest_lakebranch.postgres.port import Port
+from pytest_lakebranch.postgres.connect import connect
 from pytest_lakebranch.providers.lakebase.project import open_project
 from pytest_lakebranch.providers.lakebase.provider import LakebaseProvider
 
 CREATE, LOGIN = 1.0, 0.8
 WORKERS, TESTS, SECONDS = 4, 200, 0.05
 WRITES = frozenset({0, 2})  # of every five tests: 40 %
-ROUNDS, QUERIES = 5, 2000
 
 
 def figures() -> Iterator[Figure]:
-    """A suite on a slow service, the same one only reading, and round trips."""
+    """A suite on a slow service, and the same one only reading."""
     with workplace() as home, provider(home, "auto") as local:
         base = local.seal(local.build("base", None), local.root_key)
-        yield from forwarded(local.start("b", base).endpoint)
         latencies = {"create_branch": str(CREATE), "login": str(LOGIN)}
         with Emulator(local, base, Options(latencies=latencies)) as emulator:
             emulator.set_up()
             with served(emulator) as url:
                 yield from suite(emulator, url, home)
-
-
-def forwarded(endpoint: Endpoint) -> Iterator[Figure]:
-    """What the forwarder adds to a round trip."""
-    with closing(Port(Path(endpoint.host))) as port, connect(endpoint, autocommit=True) as direct:
-        import psycopg
-
-        where = Endpoint("127.0.0.1", port.number, endpoint.user, endpoint.dbname)
-        with psycopg.connect(loopback_url(where, port.password), autocommit=True) as through:
-            pairs = [(passes(direct), passes(through)) for _ in range(ROUNDS)]
-    added = median([slow - quick for quick, slow in pairs]) / QUERIES
-    yield Figure("forwarder: added to a round trip", added, "ms", 0.2)
-
-
-def passes(connection: object) -> float:
-    """Milliseconds for many small queries."""
-    return milliseconds(lambda: [connection.execute("select 1") for _ in range(QUERIES)])  # type: ignore[attr-defined]
 
 
 def suite(emulator: Emulator, url: str, home: Path) -> Iterator[Figure]:

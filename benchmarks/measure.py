@@ -30,13 +30,14 @@ class Figure:
     unit: str
     target: float | None = None
 
+    @property
+    def missed(self) -> bool:
+        """Whether there is a target, and the value is worse."""
+        return self.target is not None and self.value > self.target
+
     def line(self) -> str:
         """As a row of the table."""
-        goal = (
-            ""
-            if self.target is None
-            else f"  target ≤ {self.target:g}  {'ok' if self.value <= self.target else 'MISSED'}"
-        )
+        goal = "" if self.target is None else f"  target ≤ {self.target:g}  {'MISSED' if self.missed else 'ok'}"
         return f"{self.what:66} {self.value:9.2f} {self.unit:3}{goal}"
 
 
