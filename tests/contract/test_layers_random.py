@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lines import Line
 from local_rigs import Rig, rig
 
-from pytest_lakebranch.branches.base import CHECKPOINT_AFTER, SPARSE, Bases, Plan, Ticket
+from pytest_lakebranch.branches.base import CHECKPOINT_AFTER, SPARSE, Bases, Plan
 from pytest_lakebranch.building import Builder
-from pytest_lakebranch.model import Endpoint
-from pytest_lakebranch.postgres.binaries import find
 from pytest_lakebranch.postgres.connect import connect
 from pytest_lakebranch.progress import Progress
 from pytest_lakebranch.providers.local.cache import remove, stored
@@ -34,49 +33,6 @@ SECONDS_EACH = 0.3
 MOST_LAYERS = 12
 
 Content = tuple[str, ...]
-
-
-@dataclass
-class Line:
-    """A worker's line to the engine without a host between them; notes what is asked of it."""
-
-    bases: Bases
-    programs: Path
-    first: int | None = None
-    batches: list[int] = field(default_factory=list)
-    broken: bool = False
-
-    def base(self, plan: Plan) -> tuple[str, Ticket | None, Path]:
-        """See HostClient."""
-        ticket = self.bases.request("gw0", plan)
-        self.first = None if ticket is None else ticket.next
-        return self.bases.key(plan), ticket, self.programs
-
-    def stepped(self, ticket: str, done: int, seconds: float, *, keep: bool) -> Endpoint:
-        """See HostClient; the time is made up."""
-        units = done - (self.batches[-1] if self.batches else self.first or 0)
-        self.batches.append(done)
-        return self.bases.stepped(ticket, done, units * SECONDS_EACH, keep=keep)
-
-    def incoming(self, ticket: str) -> Path | None:
-        """See HostClient."""
-        return self.bases.incoming(ticket)
-
-    def replaced(self, ticket: str, database: str) -> None:
-        """See HostClient."""
-        self.bases.replaced(ticket, database)
-
-    def built(self, ticket: str) -> None:
-        """See HostClient."""
-        self.bases.finish(ticket)
-
-    def died(self, ticket: str) -> str | None:
-        """See HostClient."""
-        return self.bases.died(ticket)
-
-    def failed(self, ticket: str, message: str) -> None:
-        """See HostClient."""
-        self.bases.fail(ticket, message)
 
 
 @dataclass
@@ -152,7 +108,7 @@ def edited(dice: random.Random, content: Content, seen: list[Content]) -> Conten
 def build(made: Rig, root: Path) -> tuple[Line, list[str]]:
     """Have the base of the folder; what was asked of the engine, and the keys of its layers."""
     bases = Bases(made.provider, name=lambda: "base", rebuild=False)
-    line = Line(bases, find("auto").directory)
+    line = Line(bases, SECONDS_EACH)
     steps = [parse("sql:db", root=root)]
     client: Any = line
     Builder(client, Progress(None), root, None).ensure(steps)
