@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pytest_lakebranch import amounts
@@ -144,6 +144,7 @@ class PostgresStep:
             _make_roles(roles.missing(dump.definitions(copied, place), place, look.roles), place)
             failure = self._restore_part(copied, source, look, place) if self.selection else dump.restore(copied, place)
             if failure:
+                failure = replace(failure, where=self.variable)  # the dump's directory is gone when this is read
                 raise base_error(self.label, failure, hints.advice(failure.message, place) or self._wider())
             return amounts.size_text(sum(path.stat().st_size for path in copied.iterdir()))
 

@@ -98,6 +98,17 @@ def command(root: Path, server: Server) -> Case:
     return Case("command:./migrate.sh inputs=migrate.sh", file, "status 3")
 
 
+def postgres(root: Path, server: Server) -> Case:
+    """A copy of a running server's database; what is in that is no file, so that only declared ones count."""
+    source = server.place(root).endpoint
+    with connect(source) as conn:
+        conn.execute(TABLE + ROWS)
+    os.environ["PROD_URL"] = f"postgresql://postgres@/{source.dbname}?host={source.host}&port=5432"
+    file = root / "release"
+    file.write_text("1")
+    return Case("postgres:PROD_URL copy=dump inputs=release", file, "PROD_URL")
+
+
 def dump_of(style: str) -> Callable[[Path, Server], Case]:
     """A dump in one of pg_dump's formats; its name tells nothing."""
 
@@ -118,14 +129,16 @@ KINDS: dict[str, Callable[[Path, Server], Case]] = {
     "alembic": alembic,
     "django": django,
     "command": command,
+    "postgres": postgres,
     "python module": python_module,
     "python callable": python_callable,
 }
 
 
 @pytest.fixture(params=KINDS)
-def case(request: pytest.FixtureRequest, server: Server, tmp_path: Path) -> Case:
+def case(request: pytest.FixtureRequest, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Case:
     """Each kind of step in turn."""
+    monkeypatch.setenv("PROD_URL", "")  # so that it is put back as it was
     return KINDS[request.param](tmp_path, server)
 
 
@@ -157,7 +170,7 @@ def test_apply_fills_the_database(step: Step, place: Workplace, monkeypatch: pyt
         monkeypatch.setenv(name, value)
     done = step.apply(place)
     assert rows(place, "SELECT * FROM item ORDER BY id") == [(1, "bolt"), (2, "nut")]
-    assert re.fullmatch(r"(2 files, )?[\d.]+ (bytes|kB)|done|[1-9][0-9]* migrations?", done)
+    assert re.fullmatch(r"(2 files, )?[\d.]+ (bytes|kB)(, by dump: copy=dump)?|done|[1-9][0-9]* migrations?", done)
 
 
 def test_failure_tells_where_what_and_why(case: Case, step: Step, place: Workplace, server: Server) -> None:
