@@ -52,7 +52,7 @@ class CloudError(BranchError):
     """A cloud's service refused, failed, or did not answer.
 
     ``passing``: the same request may succeed later. ``unsure``: it may have been carried out all the same.
-    ``retry_after`` and ``waited`` are in seconds.
+    ``retry_after`` and ``waited`` are in seconds. ``nowhere``: its host's name has no address.
     """
 
     def __init__(  # noqa: PLR0913  (facts of one refusal, all named)
@@ -76,6 +76,7 @@ class CloudError(BranchError):
         self.hint = hint
         self.passing = passing
         self.unsure = unsure
+        self.nowhere = False
         self.doing = ""
         self.waited = 0.0
 

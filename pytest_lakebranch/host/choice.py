@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from pytest_lakebranch.branches.reaper import left_in_cloud
 from pytest_lakebranch.config import Settings
 from pytest_lakebranch.errors import MachineError
 from pytest_lakebranch.host.run_directory import RunDirectory
@@ -32,9 +33,12 @@ def open_provider(settings: Settings, state: State, directory: RunDirectory) -> 
     from pytest_lakebranch.providers.lakebase.provider import LakebaseProvider
 
     project = open_project(settings, directory.path.name)
-    return LakebaseProvider(
+    provider = LakebaseProvider(
         project, locks=state.home / "locks", sockets=directory.sockets, run_directory=directory.path
     )
+    if left_in_cloud(state):
+        provider.reap(state)
+    return provider
 
 
 def programs(settings: Settings) -> str:

@@ -27,7 +27,8 @@ from pytest_lakebranch.model import Endpoint, Grant, LeaseEnd, Summary
 from pytest_lakebranch.processes import Identity, environment_without_pg, import_ahead
 from pytest_lakebranch.waiting import Deadline, poll
 
-START_SECONDS = 120.0
+START_SECONDS = 180.0
+"""Longer than a host takes that gives up finding its cloud (CALL_SECONDS of the provider, and one answer)."""
 REACH_SECONDS = 10.0
 POLL_SECONDS = 0.005
 

@@ -17,11 +17,11 @@ from typing import IO, Any
 
 from pytest_lakebranch.branches.engine import Engine, running
 from pytest_lakebranch.branches.keeping import Keeping
-from pytest_lakebranch.branches.reaper import left_in_cloud, reap
+from pytest_lakebranch.branches.reaper import reap
 from pytest_lakebranch.config import Settings
 from pytest_lakebranch.errors import HostError, LakebranchError
 from pytest_lakebranch.host import wire
-from pytest_lakebranch.host.choice import open_provider, programs, reap_cloud
+from pytest_lakebranch.host.choice import open_provider, programs
 from pytest_lakebranch.host.run_directory import RunDirectory
 from pytest_lakebranch.host.session import Session
 from pytest_lakebranch.host.watch import Watch
@@ -160,12 +160,13 @@ def run(path: Path, ready: Callable[[], None]) -> None:
 def _serve(directory: RunDirectory, order: dict[str, Any], ready: Callable[[], None]) -> None:
     with ExitStack() as stack:
         write_owner(directory.sockets, Identity.of(os.getpid()))
-        settings = Settings.from_json(order["settings"])
+        settings, controller = Settings.from_json(order["settings"]), Identity(**order["controller"])
         state = State.at(settings.home).ensure()
-        _reap(settings, state, directory.path)
+        with _ended_with(controller, directory):
+            _reap(state, directory.path)
+            provider = open_provider(settings, state, directory)
         ledger = Ledger(directory.ledger)
         stack.callback(ledger.close)
-        provider = open_provider(settings, state, directory)
         engine = Engine(
             provider,
             ledger,
@@ -179,17 +180,33 @@ def _serve(directory: RunDirectory, order: dict[str, Any], ready: Callable[[], N
             directory,
             engine,
             programs=programs(settings),
-            controller=Identity(**order["controller"]),
+            controller=controller,
         )
         stack.callback(host.close)
         host.serve(ready)
 
 
-def _reap(settings: Settings, state: State, own: Path) -> None:
+@contextmanager
+def _ended_with(controller: Identity, directory: RunDirectory) -> Iterator[None]:
+    """While the block runs, this process ends with the controller: there is nothing yet that it would have to delete,
+    and a cloud may be waited for.
+    """
+    lock, over = threading.Lock(), threading.Event()
+
+    def end(_: Identity) -> None:
+        with lock:
+            if not over.is_set():
+                directory.remove()
+                os._exit(1)
+
+    Watch(end).add(controller)
+    yield
+    with lock:
+        over.set()
+
+
+def _reap(state: State, own: Path) -> None:
     """What cannot be cleared of other runs is no reason not to start this one, nor not to clear the rest."""
-    with _printed():
-        if settings.provider != "local" and left_in_cloud(state):
-            reap_cloud(settings, state)
     with _printed():
         reap(state, but=own)
     with _printed():

@@ -9,6 +9,7 @@ import logging
 import platform
 import random
 import re
+import socket
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -36,6 +37,8 @@ BUSY = re.compile(r"reconciliation|conflicting operations|operation in progress"
 """In the message of a 409 or 423: the resource is busy, not ours to give up on."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 8.0
 CONNECT_SECONDS, ANSWER_SECONDS = 10.0, 60.0
+FIRST_SECONDS = 15.0
+"""How long an answer is waited for from a host that has never given one: its name may be wrong."""
 SHOWN = 300
 CERTIFICATE = "CERTIFICATE_VERIFY_FAILED"
 TRUST = (
@@ -68,6 +71,7 @@ class Client:
     rate: Rate
     clock: Clock = field(default_factory=Clock)
     _given_up: float = 0.0
+    _answered: bool = False
     _http: httpx.Client | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -75,8 +79,9 @@ class Client:
         """Send a request until it is answered with success or a lasting failure: the JSON object; raises CloudError.
 
         Tried again, as long as the deadline lets: what ``TRY_AGAIN`` and ``BUSY`` name, no connection, half an answer,
-        and the same when signing in. Where another call has given up after as long a wait, and nobody has been answered
-        since, one attempt is made, and no long one.
+        and the same when signing in. A host that has never answered is given up soon, and at once where its name has no
+        address. Where another call has given up after as long a wait, and nobody has been answered since, one attempt
+        is made, and no long one.
         """
         attempt, unsure, renew, renewed = 0, False, False, False
         while True:
@@ -95,7 +100,7 @@ class Client:
         """Wait before the next attempt; raises the failure when there is to be none."""
         longest = min(LONGEST_PAUSE, FIRST_PAUSE * 2**attempt)
         pause = max(longest * random.uniform(0.6, 1.4), failure.retry_after or 0.0)  # noqa: S311
-        if not failure.passing or pause >= deadline.left or (failure.status == 0 and self._is_given_up(deadline)):
+        if not failure.passing or pause >= self._left(failure, deadline):
             failure.waited = deadline.seconds - deadline.left if attempt else 0.0
             if failure.passing and failure.status == 0:
                 self._given_up = max(self._given_up, deadline.seconds)
@@ -104,6 +109,14 @@ class Client:
         if failure.status == 429:
             self.rate.hold(pause)
         self.clock.sleep(pause)
+
+    def _left(self, failure: CloudError, deadline: Deadline) -> float:
+        """Seconds for further attempts after this failure."""
+        if failure.status:
+            return deadline.left
+        if self._is_given_up(deadline) or (failure.nowhere and not self._answered):
+            return 0.0
+        return deadline.left if self._answered else deadline.left - max(0.0, deadline.seconds - FIRST_SECONDS)
 
     def _is_given_up(self, deadline: Deadline) -> bool:
         """Whether another call has waited as long, and nobody has been answered since."""
@@ -119,14 +132,15 @@ class Client:
         except CloudError as error:
             error.unsure = False  # the request itself was not sent
             return error
-        patience = CONNECT_SECONDS if self._is_given_up(deadline) else ANSWER_SECONDS
+        usual = ANSWER_SECONDS if self._answered else FIRST_SECONDS
+        patience = CONNECT_SECONDS if self._is_given_up(deadline) else usual
         timeout = httpx.Timeout(min(patience, max(deadline.left, 1.0)), connect=CONNECT_SECONDS)
         what: dict[str, Any] = {"params": request.query, "json": request.body, "headers": headers, "timeout": timeout}
         try:
             response = self._client().request(request.method, request.path, **what)
         except (httpx.RequestError, httpx.InvalidURL) as error:
             return _unreachable(self.host, error)
-        self._given_up = 0.0
+        self._given_up, self._answered = 0.0, True
         LOG.debug("%s %s %s: %d", request.method, request.path, dict(request.query or {}), response.status_code)
         return _judged(response)
 
@@ -183,12 +197,21 @@ def _unreachable(where: str, error: Exception) -> CloudError:
     untrusted = CERTIFICATE in said
     refused = isinstance(error, httpx.ProxyError) and not said.startswith("5")
     never = isinstance(error, httpx.UnsupportedProtocol | httpx.InvalidURL | httpx.TooManyRedirects)
-    return CloudError(
+    found = CloudError(
         f"{where} does not answer{through}: {type(error).__name__}: {masked(said)}".rstrip(": "),
         hint=TRUST if untrusted else LOOK_AT,
         passing=not (never or untrusted or refused),
         unsure=not never_sent and not isinstance(error, httpx.ProxyError),
     )
+    found.nowhere = _is_nowhere(error)
+    return found
+
+
+def _is_nowhere(error: BaseException | None) -> bool:
+    """Whether a name has no address; that nobody can be asked for it just now is something else."""
+    while error is not None and not isinstance(error, socket.gaierror):
+        error = error.__cause__ or error.__context__
+    return error is not None and error.errno == socket.EAI_NONAME
 
 
 def _judged(response: httpx.Response) -> dict[str, Any] | CloudError:

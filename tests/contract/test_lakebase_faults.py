@@ -226,6 +226,22 @@ def test_the_reaper_takes_what_is_ours_and_dead(lakebase: Emulated, tmp_path: Pa
                     lakebase.w.postgres.delete_branch(f"{lakebase.project}/branches/{name}", purge=True).wait()
 
 
+def test_a_run_reaps_beside_its_tests(lakebase: Emulated, tmp_path: Path) -> None:
+    """What a dead run left is gone when the run is over."""
+    state = State(tmp_path / "home").ensure()
+    with cloud(lakebase, tmp_path, run="living") as here:
+        project, soon = here.provider._project, time.time() + 86400
+        lakebase.branch(name=str(Name(project.owner, "0" * 8, "b1", soon)))
+        directory = state.runs / "gone"
+        directory.mkdir()
+        (directory / ALIVE).touch()
+        CloudRecord(project.api.client.host, project.api.project, "0" * 8, soon).write(directory)
+        here.provider.reap(state)
+        here.start("b1")
+    assert ours(lakebase) == []
+    assert cloud_record.read(directory) is None
+
+
 def test_the_reaper_takes_all_of_an_owner(lakebase: Emulated, tmp_path: Path) -> None:
     """Wherever it was made, but what a run has that lives on this machine; and nothing on another behalf."""
     state = State(tmp_path / "home").ensure()

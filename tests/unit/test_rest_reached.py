@@ -31,6 +31,33 @@ def test_nobody_there(client: Client, time: Time) -> None:
     assert len(time.slept) > 3
 
 
+def test_a_host_that_never_answered_is_given_up_soon(client: Client, time: Time) -> None:
+    """However long a call may take: its name may be wrong."""
+    lost = Client("http://127.0.0.1:1", client.authorization, Rate(clock=time.clock), time.clock)
+    with pytest.raises(CloudError, match=r"does not answer.*tried for 1\d s.*DATABRICKS_HOST"):
+        lost.call(Request("GET", "/x", "reading"), Deadline(3600, time.clock))
+    lost.close()
+
+
+def test_a_name_without_an_address(client: Client, script: Script, time: Time, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Is said at once; where the host has answered before, the network may be what has gone."""
+    assert client.call(Request("GET", "/x", "reading"), Deadline(60, time.clock)) == {"ok": True}
+    script.answers = ["drop"] * 50
+    client.close()
+
+    def unknown(*_: Any, **__: Any) -> Any:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    lost = Client("https://nowhere.example", client.authorization, Rate(clock=time.clock), time.clock)
+    for each, slept in ((lost, False), (client, True)):
+        time.slept.clear()
+        with pytest.raises(CloudError, match=r"does not answer.*not known.*DATABRICKS_HOST"):
+            each.call(Request("GET", "/x", "reading"), Deadline(60, time.clock))
+        assert bool(time.slept) is slept
+    lost.close()
+
+
 def test_a_service_that_is_gone_is_waited_for_once(client: Client, script: Script, time: Time) -> None:
     """Not by every call that follows; as soon as it answers, patience is back."""
     script.answers = ["drop"] * 200

@@ -76,25 +76,26 @@ class Api:
 
     # -- reading
 
-    def get_project(self) -> View:
+    def get_project(self, deadline: Deadline) -> View:
         """The project's status."""
-        found = self._call("GET", self.project, f"reading {self.project}")
+        found = self._call("GET", self.project, f"reading {self.project}", deadline)
         return dict(found.get("status") or found.get("spec") or {})
 
-    def branches(self) -> Iterator[View]:
+    def branches(self, deadline: Deadline | None = None) -> Iterator[View]:
         """All branches, deleted ones excepted."""
+        doing = f"listing branches of {self.project}"
         query = {"page_size": PAGE}
         while True:
-            answer = self._call("GET", f"{self.project}/branches", f"listing branches of {self.project}", query=query)
+            answer = self._call("GET", f"{self.project}/branches", doing, deadline, query=query)
             yield from answer.get("branches") or []
             token = answer.get("next_page_token")
             if not token:
                 return
             query = {"page_size": PAGE, "page_token": str(token)}
 
-    def branch(self, path: str) -> View:
+    def branch(self, path: str, deadline: Deadline) -> View:
         """One branch."""
-        return self._call("GET", path, f"reading {path}")
+        return self._call("GET", path, f"reading {path}", deadline)
 
     def is_done(self, operation: str, doing: str, deadline: Deadline) -> bool:
         """Whether an operation has ended; raises CloudError if it has failed."""
@@ -258,9 +259,9 @@ def is_mishap(error: CloudError) -> bool:
     return not error.status and error.code in MISHAPS
 
 
-def identity(client: Client, patience: float) -> str:
+def identity(client: Client, deadline: Deadline) -> str:
     """The user name, or for a service principal its application id: also the name of its PostgreSQL role."""
-    found = client.call(Request("GET", ME, "asking who we are"), Deadline(patience, client.clock))
+    found = client.call(Request("GET", ME, "asking who we are"), deadline)
     if not found.get("userName"):
         raise CloudError("the answer has no userName", hint="Is DATABRICKS_HOST a Databricks workspace?")
     return str(found["userName"])

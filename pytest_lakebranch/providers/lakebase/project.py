@@ -22,7 +22,7 @@ from pytest_lakebranch.providers.lakebase import auth
 from pytest_lakebranch.providers.lakebase.api import Api, View, identity
 from pytest_lakebranch.providers.lakebase.names import Guard, Name, owner_of
 from pytest_lakebranch.providers.lakebase.sweep import Sweep
-from pytest_lakebranch.waiting import Clock
+from pytest_lakebranch.waiting import Clock, Deadline
 
 SOURCE = re.compile(r"(projects/[^/\s]+)(?:/branches/([^/\s]+))?")
 DATABASE = "databricks_postgres"
@@ -136,12 +136,13 @@ def open_project(
 
 
 def _opened(settings: Settings, client: Client, project: str, branch: str, run: str) -> Project:
-    me = identity(client, CALL_SECONDS)
+    deadline = Deadline(CALL_SECONDS, client.clock)  # for all: whoever starts the host waits for it
+    me = identity(client, deadline)
     owner = owner_of(me, settings.owner)
     api = Api(client, project, CALL_SECONDS, Guard(project, owner))
-    status = api.get_project()
-    source = f"{project}/branches/{branch}" if branch else _default(api, status)
-    view = api.branch(source)
+    status = api.get_project(deadline)
+    source = f"{project}/branches/{branch}" if branch else _default(api, status, deadline)
+    view = api.branch(source, deadline)
     return Project(
         settings=settings,
         api=api,
@@ -157,12 +158,12 @@ def _opened(settings: Settings, client: Client, project: str, branch: str, run: 
     )
 
 
-def _default(api: Api, status: Mapping[str, Any]) -> str:
+def _default(api: Api, status: Mapping[str, Any], deadline: Deadline) -> str:
     """The project's default branch: by the project, else by the branches."""
     named = status.get("default_branch")
     if named:
         return str(named)
-    for view in api.branches():
+    for view in api.branches(deadline):
         if (view.get("status") or {}).get("default"):
             return str(view["name"])
     raise ConfigError(f"{api.project} names no default branch: set lakebranch_source to {api.project}/branches/NAME.")

@@ -7,11 +7,9 @@ import hashlib
 import itertools
 import json
 import logging
-import re
 import threading
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 
 from pytest_lakebranch import amounts
@@ -23,24 +21,27 @@ from pytest_lakebranch.providers.lakebase.api import Host, View
 from pytest_lakebranch.providers.lakebase.branches import Branches
 from pytest_lakebranch.providers.lakebase.compute import LakebaseCompute
 from pytest_lakebranch.providers.lakebase.family import Family
+from pytest_lakebranch.providers.lakebase.moments import AT, is_position, moment
 from pytest_lakebranch.providers.lakebase.names import Name, is_past
 from pytest_lakebranch.providers.lakebase.project import Project
+from pytest_lakebranch.providers.lakebase.reaper import reaping
 from pytest_lakebranch.providers.lakebase.record import Record
 from pytest_lakebranch.providers.lakebase.template import Templates
 from pytest_lakebranch.providers.lakebase.upkeep import Upkeep
 from pytest_lakebranch.providers.lakebase.upstream import AT_FIRST, LATER_PATIENCE, NOT_YET, TOO_MANY, Door
+from pytest_lakebranch.state import State
 from pytest_lakebranch.waiting import Clock, Deadline
 
 LOG = logging.getLogger("pytest_lakebranch.lakebase")
 FORMAT = 1
 LIFE = 86400.0
 """Seconds until the death date of what a run makes: no run takes longer, and a kept template is never older."""
+REAP_SECONDS = 60.0
+"""How long the end of a run waits until what dead runs left is deleted; the next run goes on with it."""
 NO_COMPUTE = (
     "The project lets no more computes be active: run fewer workers, set lakebranch_branches to what it allows, or "
     "delete branches (`lakebranch reap`)."
 )
-AT = "@"
-LSN = re.compile(r"[0-9A-Fa-f]{1,8}/[0-9A-Fa-f]{1,8}")
 
 
 class LakebaseProvider:
@@ -70,6 +71,7 @@ class LakebaseProvider:
         self._numbers = itertools.count(1)
         self._alive: dict[str, LakebaseCompute] = {}
         self._unlogged: dict[str, bool] = {}
+        self._reaping: threading.Thread | None = None
         self._over = False
         self._family = Family(self._branches.delete)
         self._templates = Templates(project, wall)
@@ -196,13 +198,13 @@ class LakebaseProvider:
     def _make(self, name: str, tags: Iterator[str], at: ForkPoint) -> LakebaseCompute:
         """A branch that lets us in. On failure nothing of it is left, or soon."""
         deadline = Deadline(amounts.span(self._settings.deadline))
-        path, _, moment = at.location.partition(AT)
+        path, _, when = at.location.partition(AT)
         ids = (str(Name(self._project.owner, self._project.run, tag, self._dies)) for tag in tags)
         with self._family.counted(path):
             self._check_not_over()
             made, host, compute = self._branches.create(
                 ids,
-                lambda: self._source(path, moment, at),
+                lambda: self._source(path, when, at),
                 deadline,
                 lambda made, host: self._open(name, made, host, deadline),
             )
@@ -215,12 +217,11 @@ class LakebaseProvider:
             if self._over:
                 raise BranchError("the run is ending: no more branches are made.")
 
-    def _source(self, path: str, moment: str, at: ForkPoint) -> dict[str, str]:
+    def _source(self, path: str, when: str, at: ForkPoint) -> dict[str, str]:
         parent = self._alive.get(path)
-        if not moment or (parent is not None and parent.is_still(at)):
+        if not when or (parent is not None and parent.is_still(at)):
             return {"source_branch": path}
-        which = "source_branch_lsn" if "/" in moment else "source_branch_time"
-        return {"source_branch": path, which: moment}
+        return {"source_branch": path, "source_branch_lsn" if is_position(when) else "source_branch_time": when}
 
     @contextlib.contextmanager
     def _deleted_on_failure(self, path: str) -> Iterator[None]:
@@ -306,11 +307,15 @@ class LakebaseProvider:
         if not self._family.doom(compute.path):
             self._project.budget.give_back()
 
+    def reap(self, state: State) -> None:
+        """Delete beside the run what dead runs of this machine left in the project."""
+        self._reaping = reaping(self._project, state)
+
     # -- the end
 
     def at(self, when: str) -> ForkPoint:
         """See Provider. A time without an offset is in UTC."""
-        location = f"{self._project.source}{AT}{when if LSN.fullmatch(when) else _moment(when)}"
+        location = f"{self._project.source}{AT}{moment(when)}"
         return ForkPoint(location, location)
 
     def forget(self, at: ForkPoint) -> None:
@@ -331,6 +336,8 @@ class LakebaseProvider:
             for path in self._templates.paths:
                 self._family.doom(path)
         self._branches.close()
+        if self._reaping is not None:
+            self._reaping.join(REAP_SECONDS)
         left = self._sweep()
         self._project.close()
         if left:
@@ -373,18 +380,6 @@ def _attempts(name: str) -> Iterator[str]:
     """Words for a branch's name: its own, and others for when that has been used up."""
     yield name
     yield from (f"{name}r{number}" for number in itertools.count(2))
-
-
-def _moment(when: str) -> str:
-    """A time as the service wants it (RFC 3339, in UTC); raises BranchError."""
-    try:
-        found = datetime.fromisoformat(when)
-    except ValueError:
-        raise BranchError(
-            f"at={when!r} is neither a time such as 2026-11-01T12:00Z nor a position in the log such as 0/16B3748."
-        ) from None
-    known = found if found.tzinfo else found.replace(tzinfo=UTC)
-    return known.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
 def _ours(compute: Compute) -> LakebaseCompute:

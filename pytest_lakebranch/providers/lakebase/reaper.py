@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import logging
+import threading
 from pathlib import Path
 
 from pytest_lakebranch import cloud_record
 from pytest_lakebranch.cloud_record import CloudRecord
+from pytest_lakebranch.errors import LakebranchError
 from pytest_lakebranch.providers.lakebase.api import View
 from pytest_lakebranch.providers.lakebase.names import Name, is_kept_template, is_past
 from pytest_lakebranch.providers.lakebase.project import Project
 from pytest_lakebranch.state import ALIVE, State, locked_if_free
+
+LOG = logging.getLogger("pytest_lakebranch.lakebase")
 
 
 def reap(project: Project, state: State, *, dry_run: bool = False, owned: bool = False) -> list[str]:
@@ -43,6 +48,20 @@ def reap(project: Project, state: State, *, dry_run: bool = False, owned: bool =
             for directory in dead:
                 cloud_record.remove(directory)
     return found
+
+
+def reaping(project: Project, state: State) -> threading.Thread:
+    """A thread that reaps beside a run. What cannot be deleted is no reason not to run: the log tells."""
+
+    def work() -> None:
+        try:
+            reap(project, state)
+        except (LakebranchError, OSError) as error:
+            LOG.warning("of what dead runs left in %s, not all could be deleted: %s", project.api.project, error)
+
+    thread = threading.Thread(target=work, name="lakebranch-reaper", daemon=True)
+    thread.start()
+    return thread
 
 
 def _is_due(name: Name, view: View, dead: set[str], project: Project) -> bool:
