@@ -15,9 +15,10 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 
 from pytest_lakebranch.amounts import natural
@@ -42,7 +43,8 @@ class Entry:
 
 def entries(folder: Path, label: str) -> list[Entry]:
     """The files of ``folder`` in the order in which they run; ConfigError when there is none, or no order."""
-    top, deep = _files(folder)
+    (_, names), *below = _walk(folder, label)
+    top, deep = [folder / name for name in _sql(names)], _paths(below)
     if any(_FLYWAY.fullmatch(path.name) for path in top or deep):
         return _flyway([*top, *(path for path in deep if _FLYWAY.fullmatch(path.name))], label)
     if not top:
@@ -51,35 +53,43 @@ def entries(folder: Path, label: str) -> list[Entry]:
     return _plain(top, label)
 
 
-def left_out(folder: Path, run: Iterable[Entry]) -> set[Path]:
-    """Files named ``*.sql`` in folders of the folder that are not among those to ``run``, nor undo any."""
-    used = {path for entry in run for path in (entry.file, entry.undo)}
-    return set(_files(folder)[1]) - used
+def left_out(folder: Path, label: str) -> set[Path]:
+    """Files named ``*.sql`` in folders of the folder that are neither run with it, nor undo any that is."""
+    deep = set(_paths(_walk(folder, label)[1:]))
+    return deep and deep - {path for entry in entries(folder, label) for path in (entry.file, entry.undo) if path}
 
 
-def folders(folder: Path) -> list[Path]:
+def folders(folder: Path, label: str) -> list[Path]:
     """The folder and those in it whose files may be run with it."""
-    return [Path(directory) for directory, _ in _walk(folder)]
+    return [Path(directory) for directory, _ in _walk(folder, label)]
 
 
-def _files(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Files named ``*.sql``: of the folder itself, and below."""
-    top: list[Path] = []
-    deep: list[Path] = []
-    for directory, names in _walk(folder):
-        found = (Path(directory, name) for name in sorted(names) if name.lower().endswith(".sql"))
-        (top if Path(directory) == folder else deep).extend(found)
-    return top, deep
+def _walk(folder: Path, label: str) -> list[tuple[str, list[str]]]:
+    """The folder and those in it, with the names of their files; ConfigError when one cannot be read.
+
+    Hidden ones and other people's packages are none of the project's.
+    """
+    found = []
+    for directory, names, files in os.walk(folder, onerror=partial(_refuse_unread, label)):
+        names[:] = sorted(name for name in names if not _is_foreign(Path(directory, name)))
+        found.append((directory, files))
+    return found
 
 
-def _walk(folder: Path) -> Iterator[tuple[str, list[str]]]:
-    """Each folder with the names of its files; hidden ones and other people's packages are none of the project's."""
-    for directory, names, files in os.walk(folder):  # half the time of a glob, and there may be hundreds of files
-        if "pyvenv.cfg" in files:
-            names.clear()
-            continue
-        names[:] = sorted(name for name in names if not name.startswith(".") and name != "node_modules")
-        yield directory, files
+def _refuse_unread(label: str, error: OSError) -> None:
+    raise ConfigError(f"{label}: the folder {error.filename} cannot be read: {error.strerror}.") from error
+
+
+def _is_foreign(folder: Path) -> bool:
+    return folder.name.startswith(".") or folder.name == "node_modules" or (folder / "pyvenv.cfg").exists()
+
+
+def _sql(names: Iterable[str]) -> list[str]:
+    return sorted(name for name in names if name.lower().endswith(".sql"))
+
+
+def _paths(walked: Iterable[tuple[str, list[str]]]) -> list[Path]:
+    return [Path(directory, name) for directory, names in walked for name in _sql(names)]
 
 
 def check_sections(file: Path, text: bytes, label: str) -> None:

@@ -108,14 +108,14 @@ class SqlFolder:
             [*_content(entry.file, others, self.inputs), "inputs"] for entry, others in zip(entries, named, strict=True)
         ]
         read = [path for others in named for _, path in others]
-        return parts, [*folder.folders(self.path), *(entry.file for entry in entries), *read], []
+        return parts, [*folder.folders(self.path, self.label), *(entry.file for entry in entries), *read], []
 
     def left_out(self) -> set[Path]:
         """Files of SQL in folders of the folder that neither this step runs, nor any of its files includes."""
-        entries = folder.entries(self.path, self.label)
-        deep = folder.left_out(self.path, entries)
+        deep = folder.left_out(self.path, self.label)
         if deep:
-            deep -= {path for entry in entries for _, path in _reads(entry.file, self.inputs)[1]}
+            for entry in folder.entries(self.path, self.label):
+                deep -= {path for _, path in _reads(entry.file, self.inputs)[1]}
         return deep
 
     def fingerprint(self) -> str:

@@ -103,6 +103,8 @@ def test_files_below_a_folder_that_nothing_runs(tmp_path: Path) -> None:
         parse_all(["sql:db"], settings)
     parse_all(["sql:db", "sql:db/seeds"], settings)
     parse_all(["sql:db inputs=db/seeds/*"], settings)
+    (tmp_path / "db" / "seeds" / "pyvenv.cfg").touch()
+    parse_all(["sql:db"], settings)
 
 
 def test_files_that_are_added_below_a_folder(tmp_path: Path) -> None:
