@@ -86,57 +86,60 @@ def test_superuser_and_never_reused(project: Project) -> None:
     assert len(set(used)) == 3
 
 
+RUINOUS = """
+import os, pathlib, pytest, shutil, signal
+
+@pytest.fixture(autouse=True)
+def sound_before(lakebranch):
+    with lakebranch.connect() as conn:
+        assert conn.execute("select count(*) from item").fetchone() == (2,)
+
+def alone(branch):
+    return branch.connect(autocommit=True)
+
+@pytest.mark.destructive
+def test_drop(lakebranch):
+    with lakebranch.connect(autocommit=True, dbname="postgres") as conn:
+        conn.execute("drop database app with (force)")
+        conn.execute("create role other superuser")
+
+@pytest.mark.destructive
+def test_catalog(lakebranch):
+    with alone(lakebranch) as conn:
+        conn.execute("set allow_system_table_mods = on")
+        conn.execute("delete from pg_class where relname = 'item'")
+
+@pytest.mark.destructive
+def test_kill(lakebranch):
+    with alone(lakebranch) as conn:
+        pid = int(conn.execute("select pg_read_file('postmaster.pid', 0, 10)").fetchone()[0].split()[0])
+        os.kill(pid, signal.SIGKILL)
+
+@pytest.mark.destructive
+def test_crash(lakebranch):
+    with alone(lakebranch) as conn:
+        os.kill(conn.info.backend_pid, signal.SIGSEGV)
+
+@pytest.mark.destructive
+def test_shutdown(lakebranch):
+    with alone(lakebranch) as conn:
+        pid = int(conn.execute("select pg_read_file('postmaster.pid', 0, 10)").fetchone()[0].split()[0])
+        os.kill(pid, signal.SIGQUIT)
+
+@pytest.mark.destructive
+def test_files(lakebranch):
+    with alone(lakebranch) as conn:
+        conn.execute("copy (select 1) to program 'rm -rf base global/pg_filenode.map pg_wal'")
+
+def test_last(): ...
+"""
+
+
 def test_next_tests_are_sound(project: Project) -> None:
     """After tests that drop what they can, ruin the files or kill the server, the next tests find the base."""
     project.write(
         schema_dot_sql=SCHEMA,
-        test_it="""
-        import os, pathlib, pytest, shutil, signal
-
-        @pytest.fixture(autouse=True)
-        def sound_before(lakebranch):
-            with lakebranch.connect() as conn:
-                assert conn.execute("select count(*) from item").fetchone() == (2,)
-
-        def alone(branch):
-            return branch.connect(autocommit=True)
-
-        @pytest.mark.destructive
-        def test_drop(lakebranch):
-            with lakebranch.connect(autocommit=True, dbname="postgres") as conn:
-                conn.execute("drop database app with (force)")
-                conn.execute("create role other superuser")
-
-        @pytest.mark.destructive
-        def test_catalog(lakebranch):
-            with alone(lakebranch) as conn:
-                conn.execute("set allow_system_table_mods = on")
-                conn.execute("delete from pg_class where relname = 'item'")
-
-        @pytest.mark.destructive
-        def test_kill(lakebranch):
-            with alone(lakebranch) as conn:
-                pid = int(conn.execute("select pg_read_file('postmaster.pid', 0, 10)").fetchone()[0].split()[0])
-                os.kill(pid, signal.SIGKILL)
-
-        @pytest.mark.destructive
-        def test_crash(lakebranch):
-            with alone(lakebranch) as conn:
-                os.kill(conn.info.backend_pid, signal.SIGSEGV)
-
-        @pytest.mark.destructive
-        def test_shutdown(lakebranch):
-            with alone(lakebranch) as conn:
-                pid = int(conn.execute("select pg_read_file('postmaster.pid', 0, 10)").fetchone()[0].split()[0])
-                os.kill(pid, signal.SIGQUIT)
-
-        @pytest.mark.destructive
-        def test_files(lakebranch):
-            with alone(lakebranch) as conn:
-                conn.execute("copy (select 1) to program 'rm -rf base global/pg_filenode.map pg_wal'")
-
-        def test_last(): ...
-        """,
+        test_it=RUINOUS,
     )
     project.ini(lakebranch_base="sql:schema.sql")
     result = project.run()

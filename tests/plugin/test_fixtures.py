@@ -99,61 +99,62 @@ def test_aconnect(project: Project) -> None:
     project.run().assert_outcomes(passed=1)
 
 
+FORKS_AND_RESETS = """
+import psycopg, pytest
+from pytest_lakebranch.errors import BranchError
+
+def names(branch):
+    with branch.connect() as conn:
+        return [name for name, in conn.execute("select name from item order by id")]
+
+def test_fork(lakebranch):
+    open_one = lakebranch.connect()
+    open_one.execute("insert into item values (4, 'not committed')")
+    with lakebranch.connect() as conn:
+        conn.execute("insert into item values (3, 'three')")
+    with lakebranch.fork() as child:
+        assert child.parent == lakebranch.name
+        assert names(child) == ["one", "two", "three"]
+        with child.connect() as conn:
+            conn.execute("delete from item")
+        with child.fork() as grandchild:
+            assert names(grandchild) == [] and grandchild.parent == child.name
+        open_one.commit()
+        assert names(child) == []
+    assert names(lakebranch) == ["one", "two", "three", "not committed"]
+    with pytest.raises(BranchError, match="was released"):
+        child.connect()
+    with lakebranch.fork() as child:
+        assert len(names(child)) == 4
+    open_one.close()
+
+def test_reset(lakebranch):
+    before = lakebranch.url
+    stale = lakebranch.connect()
+    with lakebranch.connect() as conn:
+        conn.execute("drop table item")
+    lakebranch.reset()
+    assert lakebranch.url == before
+    assert names(lakebranch) == ["one", "two"]
+    with pytest.raises(psycopg.OperationalError):
+        stale.execute("select 1")
+    lakebranch.reset()
+    assert names(lakebranch) == ["one", "two"]
+
+def test_reset_of_a_fork(lakebranch):
+    with lakebranch.connect() as conn:
+        conn.execute("delete from item where id = 1")
+    with lakebranch.fork() as child:
+        with child.connect() as conn:
+            conn.execute("delete from item")
+        child.reset()
+        assert names(child) == ["two"]
+"""
+
+
 def test_fork_and_reset(project: Project) -> None:
     """A fork has the committed present of its parent and a life of its own; reset goes back to the leased state."""
-    project.write(
-        test_it="""
-        import psycopg, pytest
-        from pytest_lakebranch.errors import BranchError
-
-        def names(branch):
-            with branch.connect() as conn:
-                return [name for name, in conn.execute("select name from item order by id")]
-
-        def test_fork(lakebranch):
-            open_one = lakebranch.connect()
-            open_one.execute("insert into item values (4, 'not committed')")
-            with lakebranch.connect() as conn:
-                conn.execute("insert into item values (3, 'three')")
-            with lakebranch.fork() as child:
-                assert child.parent == lakebranch.name
-                assert names(child) == ["one", "two", "three"]
-                with child.connect() as conn:
-                    conn.execute("delete from item")
-                with child.fork() as grandchild:
-                    assert names(grandchild) == [] and grandchild.parent == child.name
-                open_one.commit()
-                assert names(child) == []
-            assert names(lakebranch) == ["one", "two", "three", "not committed"]
-            with pytest.raises(BranchError, match="was released"):
-                child.connect()
-            with lakebranch.fork() as child:
-                assert len(names(child)) == 4
-            open_one.close()
-
-        def test_reset(lakebranch):
-            before = lakebranch.url
-            stale = lakebranch.connect()
-            with lakebranch.connect() as conn:
-                conn.execute("drop table item")
-            lakebranch.reset()
-            assert lakebranch.url == before
-            assert names(lakebranch) == ["one", "two"]
-            with pytest.raises(psycopg.OperationalError):
-                stale.execute("select 1")
-            lakebranch.reset()
-            assert names(lakebranch) == ["one", "two"]
-
-        def test_reset_of_a_fork(lakebranch):
-            with lakebranch.connect() as conn:
-                conn.execute("delete from item where id = 1")
-            with lakebranch.fork() as child:
-                with child.connect() as conn:
-                    conn.execute("delete from item")
-                child.reset()
-                assert names(child) == ["two"]
-        """
-    )
+    project.write(test_it=FORKS_AND_RESETS)
     project.run("-W", "error").assert_outcomes(passed=3)
 
 
@@ -193,6 +194,34 @@ def test_use_after_release(project: Project) -> None:
     project.run().assert_outcomes(passed=8)
 
 
+OF_EVERY_SCOPE = """
+SEEN = {}
+
+def use(**branches):
+    for scope, branch in branches.items():
+        SEEN.setdefault(scope, []).append(branch.name)
+        with branch.connect() as conn:
+            conn.execute("insert into item select max(id) + 1, 'more' from item")
+
+class TestOne:
+    def test_a(self, per_function, per_class, per_module, per_package, per_session):
+        use(f=per_function, c=per_class, m=per_module, p=per_package, s=per_session)
+
+    def test_b(self, per_function, per_class, per_module, per_package, per_session):
+        use(f=per_function, c=per_class, m=per_module, p=per_package, s=per_session)
+        with per_class.connect() as conn:
+            assert conn.execute("select count(*) from item").fetchone() == (4,)
+        with per_function.connect() as conn:
+            assert conn.execute("select count(*) from item").fetchone() == (3,)
+
+class TestTwo:
+    def test_c(self, per_class, per_module, per_package, per_session):
+        use(c=per_class, m=per_module, p=per_package, s=per_session)
+        with per_class.connect() as conn:
+            assert conn.execute("select count(*) from item").fetchone() == (3,)
+"""
+
+
 def test_fixtures_of_every_scope(project: Project) -> None:
     """lakebranch_fixture gives a branch for as long as its scope, in any of pytest's scopes."""
     project.write(
@@ -206,32 +235,7 @@ def test_fixtures_of_every_scope(project: Project) -> None:
         per_session = lakebranch_fixture(scope="session")
         """,
         pkg____init__="",
-        pkg__test_one="""
-        SEEN = {}
-
-        def use(**branches):
-            for scope, branch in branches.items():
-                SEEN.setdefault(scope, []).append(branch.name)
-                with branch.connect() as conn:
-                    conn.execute("insert into item select max(id) + 1, 'more' from item")
-
-        class TestOne:
-            def test_a(self, per_function, per_class, per_module, per_package, per_session):
-                use(f=per_function, c=per_class, m=per_module, p=per_package, s=per_session)
-
-            def test_b(self, per_function, per_class, per_module, per_package, per_session):
-                use(f=per_function, c=per_class, m=per_module, p=per_package, s=per_session)
-                with per_class.connect() as conn:
-                    assert conn.execute("select count(*) from item").fetchone() == (4,)
-                with per_function.connect() as conn:
-                    assert conn.execute("select count(*) from item").fetchone() == (3,)
-
-        class TestTwo:
-            def test_c(self, per_class, per_module, per_package, per_session):
-                use(c=per_class, m=per_module, p=per_package, s=per_session)
-                with per_class.connect() as conn:
-                    assert conn.execute("select count(*) from item").fetchone() == (3,)
-        """,
+        pkg__test_one=OF_EVERY_SCOPE,
         pkg__test_two="""
         from pkg import test_one
 

@@ -159,6 +159,48 @@ def test_every_worker_is_told_why_there_is_no_host(project: Project, monkeypatch
         result.stdout.no_fnmatch_line(f"*{text}*")
 
 
+INTERRUPTED = """
+import signal, pytest
+from pytest_lakebranch.host import wire
+
+@pytest.fixture
+def limit(monkeypatch):
+    '''Raises out of a signal handler while the answer to the next call is awaited.'''
+    def handler(*_):
+        raise pytest.fail.Exception("too slow")
+
+    def receive(stream, original=wire.receive):
+        monkeypatch.setattr(wire, "receive", original)
+        signal.raise_signal(signal.SIGUSR1)
+
+    before = signal.signal(signal.SIGUSR1, handler)
+    monkeypatch.setattr(wire, "receive", receive)
+    yield
+    signal.signal(signal.SIGUSR1, before)
+
+def test_first(lakebranch): ...
+
+@pytest.mark.parametrize("turn", range(3))
+def test_limited(limit, lakebranch_factory, turn):
+    lakebranch_factory()
+
+def test_next(lakebranch_conn):
+    assert lakebranch_conn.execute("select * from item").fetchall() == []
+
+def fill(branch):
+    with branch.connect() as conn:
+        conn.execute("insert into item values (1)")
+
+def test_limited_while_it_waits_for_work_of_others(lakebranch_run, limit):
+    lakebranch_run.once(fill)
+
+def test_work_of_others(lakebranch_run):
+    lakebranch_run.once(fill)
+    with lakebranch_run.connect() as conn:
+        assert conn.execute("select * from item").fetchall() == [(1,)]
+"""
+
+
 def test_a_call_that_a_signal_handler_interrupts(project: Project) -> None:
     """A time limit that raises while a test waits for its branch costs that test only; the ticket goes on."""
     project.ini(lakebranch_base="python:seed:load", pythonpath=".")
@@ -169,46 +211,7 @@ def test_a_call_that_a_signal_handler_interrupts(project: Project) -> None:
         def load(conn):
             conn.execute("create table item (id int)")
         """,
-        test_it="""
-        import signal, pytest
-        from pytest_lakebranch.host import wire
-
-        @pytest.fixture
-        def limit(monkeypatch):
-            '''Raises out of a signal handler while the answer to the next call is awaited.'''
-            def handler(*_):
-                raise pytest.fail.Exception("too slow")
-
-            def receive(stream, original=wire.receive):
-                monkeypatch.setattr(wire, "receive", original)
-                signal.raise_signal(signal.SIGUSR1)
-
-            before = signal.signal(signal.SIGUSR1, handler)
-            monkeypatch.setattr(wire, "receive", receive)
-            yield
-            signal.signal(signal.SIGUSR1, before)
-
-        def test_first(lakebranch): ...
-
-        @pytest.mark.parametrize("turn", range(3))
-        def test_limited(limit, lakebranch_factory, turn):
-            lakebranch_factory()
-
-        def test_next(lakebranch_conn):
-            assert lakebranch_conn.execute("select * from item").fetchall() == []
-
-        def fill(branch):
-            with branch.connect() as conn:
-                conn.execute("insert into item values (1)")
-
-        def test_limited_while_it_waits_for_work_of_others(lakebranch_run, limit):
-            lakebranch_run.once(fill)
-
-        def test_work_of_others(lakebranch_run):
-            lakebranch_run.once(fill)
-            with lakebranch_run.connect() as conn:
-                assert conn.execute("select * from item").fetchall() == [(1,)]
-        """,
+        test_it=INTERRUPTED,
     )
     result = project.spawn()
     assert result.parseoutcomes()["passed"] == 3
