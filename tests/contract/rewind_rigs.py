@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -196,3 +197,42 @@ def end_lease(compute: LocalCompute) -> tuple[str, str]:
         return "clean", ""
     refusal = compute.rewind()
     return ("rewind", change) if refusal is None else ("replace", refusal)
+
+
+class Branch:
+    """A branch of the proof's base, and whether it is what it was."""
+
+    def __init__(self, made: Rig, at: ForkPoint | None = None) -> None:
+        self.rig = made
+        self.compute: LocalCompute = made.start("b", at or rewind_base(made))
+        self.oracle = Oracle(self.compute)
+        self.known = answers(self.compute)
+        self.rewound()
+
+    def sql(self, *statements: str, database: str = "app", indexes: bool = True) -> list[tuple[object, ...]]:
+        """Run statements in a connection of their own; the rows of the last."""
+        with connect(self.compute.server.endpoint(database), autocommit=True) as session:
+            session.execute(f"set enable_seqscan = {'off' if indexes else 'on'}")
+            cursor = session.cursor()
+            for statement in statements:
+                cursor.execute(statement)
+            return cursor.fetchall() if cursor.description else []
+
+    def rewound(self) -> str:
+        """End the lease, which must put back everything; how it ended."""
+        ending, reason = end_lease(self.compute)
+        assert ending in ("clean", "rewind"), reason
+        assert answers(self.compute) == self.known
+        assert self.oracle.differences() == []
+        self.compute.mark()
+        return ending
+
+    def replaced(self) -> str:
+        """End the lease, which must not be reusable; why."""
+        ending, reason = end_lease(self.compute)
+        assert ending == "replace"
+        return reason
+
+
+MakeRig = Callable[..., AbstractContextManager[Rig]]
+MakeBranch = Callable[..., AbstractContextManager[Branch]]

@@ -1,97 +1,21 @@
 """Each way in which undoing in place could go wrong, by its number in the list of hazards (H1 …): tried, and undone.
 
-What cannot be undone must end in a replacement, with this reason.
+What cannot be undone must end in a replacement, with this reason. Deaths, clients and damage are in test_rewind_faults,
+files that grow in test_rewind_growth, what the user may set in test_rewind_settings.
 """
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-import signal
-import socket
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
-import psycopg
 import pytest
 from local_rigs import Rig, rig
-from rewind_rigs import Oracle, answers, end_lease, grow, rewind_base
-from rewind_work import BROKEN_OFF
+from rewind_rigs import Branch, MakeBranch, end_lease, rewind_base
 
-from pytest_lakebranch.errors import BranchError
-from pytest_lakebranch.model import ForkPoint
 from pytest_lakebranch.postgres.connect import connect
-from pytest_lakebranch.providers.local.compute import LocalCompute
-from pytest_lakebranch.providers.local.rewind import buffers, files, rewinder, wal
-from pytest_lakebranch.state import SOCKET_NAME
 
-pytest_plugins = ["local_fixtures"]
-MakeRig = Callable[..., AbstractContextManager[Rig]]
-
-
-class Branch:
-    """A branch of the proof's base, and whether it is what it was."""
-
-    def __init__(self, made: Rig, at: ForkPoint | None = None) -> None:
-        self.rig = made
-        self.compute: LocalCompute = made.start("b", at or rewind_base(made))
-        self.oracle = Oracle(self.compute)
-        self.known = answers(self.compute)
-        self.rewound()
-
-    def sql(self, *statements: str, database: str = "app", indexes: bool = True) -> list[tuple[object, ...]]:
-        """Run statements in a connection of their own; the rows of the last."""
-        with connect(self.compute.server.endpoint(database), autocommit=True) as session:
-            session.execute(f"set enable_seqscan = {'off' if indexes else 'on'}")
-            cursor = session.cursor()
-            for statement in statements:
-                cursor.execute(statement)
-            return cursor.fetchall() if cursor.description else []
-
-    def rewound(self) -> str:
-        """End the lease, which must put back everything; how it ended."""
-        ending, reason = end_lease(self.compute)
-        assert ending in ("clean", "rewind"), reason
-        assert answers(self.compute) == self.known
-        assert self.oracle.differences() == []
-        self.compute.mark()
-        return ending
-
-    def replaced(self) -> str:
-        """End the lease, which must not be reusable; why."""
-        ending, reason = end_lease(self.compute)
-        assert ending == "replace"
-        return reason
-
-
-@pytest.fixture(scope="module")
-def made(shared_home: Path) -> Iterator[Rig]:
-    """A provider on the first rung that works."""
-    with rig(shared_home) as one:
-        yield one
-
-
-@pytest.fixture
-def branch(made: Rig) -> Iterator[Branch]:
-    """A branch of the proof's base."""
-    branch = Branch(made)
-    yield branch
-    branch.compute.discard()
-
-
-@pytest.fixture
-def with_settings(shared_home: Path) -> Callable[..., AbstractContextManager[Branch]]:
-    """To make a branch whose server has settings of the user's."""
-
-    @contextmanager
-    def make(*settings: str) -> Iterator[Branch]:
-        with rig(shared_home, settings=settings) as made:
-            yield Branch(made)
-
-    return make
+pytest_plugins = ["local_fixtures", "rewind_fixtures"]
 
 
 def test_every_rung(any_rung: Rig) -> None:
@@ -190,7 +114,7 @@ def test_h6_rewritten_catalogs(branch: Branch) -> None:
     assert numbers[0][0] >= 16384
 
 
-def test_h7_prepared_transactions(with_settings: Callable[..., AbstractContextManager[Branch]]) -> None:
+def test_h7_prepared_transactions(with_settings: MakeBranch) -> None:
     """One that was committed is undone; one that was left is a reason for another branch."""
     with with_settings("max_prepared_transactions=3") as branch:
         branch.sql("begin", "delete from t0 where id = 1", "prepare transaction 'a'", "commit prepared 'a'")
@@ -216,7 +140,7 @@ def test_h9_configuration(branch: Branch) -> None:
     assert branch.replaced() == "configuration changed"
 
 
-def test_h9_slots(with_settings: Callable[..., AbstractContextManager[Branch]]) -> None:
+def test_h9_slots(with_settings: MakeBranch) -> None:
     """Nor does a replication slot, where the user's settings allow one."""
     with with_settings("max_replication_slots=2", "max_wal_senders=2") as branch:
         branch.sql("select pg_create_physical_replication_slot('s', true)", "delete from t0 where id = 1")
@@ -276,7 +200,7 @@ def test_h12_tablespaces(branch: Branch, tmp_path: Path, keep: bool) -> None:
     assert re.match(r"a tablespace was|the log has records of a kind .*Tablespace", branch.replaced())
 
 
-def test_h13_recycled_log(with_settings: Callable[..., AbstractContextManager[Branch]]) -> None:
+def test_h13_recycled_log(with_settings: MakeBranch) -> None:
     """What was written must be readable from beginning to end, or the branch is not used again."""
     with with_settings("wal_keep_size=0", "max_wal_size=2MB", "min_wal_size=2MB") as branch:
         for _ in range(3):
@@ -292,263 +216,3 @@ def test_h13_log_that_is_kept(branch: Branch) -> None:
             f"create table bulk{number} as select g, md5(g::text) from generate_series(1, 30000) g", "checkpoint"
         )
     branch.rewound()
-
-
-def test_h14_crash(branch: Branch) -> None:
-    """A server process that is killed takes the server with it, and nothing is replayed over what was undone."""
-    branch.sql("delete from t0 where id < 100")
-    branch.rewound()
-    with connect(branch.compute.admin) as session:
-        os.kill(session.info.backend_pid, signal.SIGKILL)
-        assert branch.replaced().startswith("server died")
-
-
-def test_h15_clients_that_return(branch: Branch) -> None:
-    """Clients that connect again and again, also during the rewind, are not seen by the files."""
-    over = threading.Event()
-
-    def hammer() -> None:
-        while not over.is_set():
-            try:
-                with connect(branch.compute.admin, autocommit=True) as session:
-                    session.execute("insert into t0 (a, b) select 'x', gen_random_uuid()::text")
-            except psycopg.Error:
-                continue
-
-    threads = [threading.Thread(target=hammer) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    endings = [branch.compute.rewind() for _ in range(15)]
-    over.set()
-    for thread in threads:
-        thread.join()
-    assert [ending for ending in endings if ending is not None] == []
-    branch.rewound()
-
-
-def test_h17_page_that_stays_in_use(branch: Branch, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A page that cannot be dropped from memory is not passed over."""
-    monkeypatch.setattr(buffers, "PATIENCE", 0.05)
-    monkeypatch.setattr(buffers, "EVICT", "select 1, 0, pg_current_wal_insert_lsn()::text where ($1 || $2 || $3) <> ''")
-    branch.sql("delete from ul", "delete from t0 where id = 1")
-    assert branch.replaced() == "a page in memory stayed in use"
-
-
-def test_h17_open_cursor(branch: Branch) -> None:
-    """A cursor that holds a page when its client is ended is no obstacle."""
-    session = connect(branch.compute.admin)
-    session.execute("declare c cursor for select * from t0")
-    session.execute("fetch 10 from c")
-    branch.sql("update t0 set a = 'x' where id < 300")
-    branch.rewound()
-    session.close()
-
-
-def test_h19_files_that_grew_in_silence(branch: Branch) -> None:
-    """A COPY that fails leaves pages that the log does not name."""
-    with pytest.raises(psycopg.DataError):
-        branch.sql("copy br from program 'seq 1 15000 | sed \"s/$/\\t1/\"; echo x'")
-    branch.rewound()
-
-
-def test_h19_pages_of_transactions_that_may_not_write(branch: Branch) -> None:
-    """A page is added for a row of a transaction that is refused then: no record of the log names the table."""
-    with (
-        connect(branch.compute.admin) as first,
-        connect(branch.compute.admin) as second,
-    ):
-        for session, reads, writes in ((first, "t0", "t1"), (second, "t1", "t0")):
-            session.execute("set transaction isolation level serializable")
-            session.execute(f"select sum(id) from {reads}")
-            session.execute(f"update {writes} set a = 'z' where id = 1")
-        second.commit()
-        with pytest.raises(psycopg.errors.SerializationFailure):
-            first.execute("insert into wide values (0, repeat('v', 5000))")
-        first.rollback()
-    assert branch.sql("select pg_relation_size('wide') / 8192") == [(6,)]
-    branch.rewound()
-
-
-def test_h20_relations_above_one_segment(branch: Branch, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The number of a block leads to its segment, and each segment is put back to its own size."""
-    wanted: list[tuple[str, str, int, list[int] | None]] = []
-    monkeypatch.setattr(files.Files, "_segment", lambda self, *args: wanted.append(args))
-    knowledge = branch.oracle.sealed.knowledge
-    assert knowledge is not None
-    relation = next(iter(knowledge.manifest.relations))
-    monkeypatch.setitem(knowledge.manifest.relations, relation, {"": [1 << 30, 1 << 30, 8192]})
-    made = files.Files(-1, knowledge.files, knowledge.manifest)
-    made.put_back_blocks(relation, [5, 131072, 131077, 262144, 999999])
-    assert [blocks for *_, blocks in wanted] == [[0, 5], [0, 5], [0]]
-    assert [name.rpartition(".")[2] for _, name, _, _ in wanted][1:] == ["1", "2"]
-
-
-def test_h22_sealed_file_that_is_gone(shared_home: Path, tmp_path: Path) -> None:
-    """A layer that was removed while in use does not turn into 'there was no such file'."""
-    home = shared_home / "h22"
-    with rig(home) as made:
-        branch = Branch(made)
-        sealed = branch.oracle.sealed
-        knowledge = sealed.knowledge
-        assert knowledge is not None
-        knowledge.files.close()
-        branch.sql("delete from t0 where id < 10")
-        shutil.move(sealed.data / "base", tmp_path / "base")
-        assert branch.replaced() == "a sealed file was removed"
-        shutil.move(tmp_path / "base", sealed.data / "base")
-
-
-def test_h22_sealed_file_that_was_cut(shared_home: Path) -> None:
-    """Nor is a damaged one copied."""
-    home = shared_home / "h22b"
-    with rig(home) as made:
-        branch = Branch(made)
-        sealed = branch.oracle.sealed
-        path = sealed.data / branch.sql("select pg_relation_filepath('t0')")[0][0]
-        content = path.read_bytes()
-        branch.sql("delete from t0 where id > 2000")
-        path.write_bytes(content[:8192])
-        assert branch.replaced() == "a sealed file was damaged"
-        path.write_bytes(content)
-
-
-def test_h27_pages_that_were_ordered_and_not_read(branch: Branch) -> None:
-    """A scan that fails leaves numbers of pages in memory that nobody can see; a file that is cut may not have any."""
-    branch.sql(*BROKEN_OFF.format(m=1).split(";\n", 1), indexes=False)
-    assert branch.replaced() == "added pages did not stay in memory"
-
-
-def test_h27_is_a_hazard(branch: Branch, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the check the next lease cannot add rows: else the check would cost branches for nothing."""
-    monkeypatch.setattr(rewinder, "_check_added", lambda *args: None)
-    branch.sql(*BROKEN_OFF.format(m=1).split(";\n", 1), indexes=False)
-    assert end_lease(branch.compute)[0] == "rewind"
-    branch.compute.mark()
-    with pytest.raises(psycopg.errors.InternalError, match="should be empty but is not"):
-        grow(branch.compute)
-
-
-def test_h27_pages_that_stayed(branch: Branch) -> None:
-    """What was added and is still in memory is undone, by rows and by structure, in scans that fail too."""
-    added = "insert into vt select g, repeat('z', 500) from generate_series(1, 5000) g"
-    scans = BROKEN_OFF.format(m=1).split(";\n", 1)[1]
-    for more in ("select 1", "create table fresh (id int)"):
-        branch.sql(added, scans, more, indexes=False)
-        branch.rewound()
-
-
-@pytest.mark.parametrize(
-    ("setting", "reason"),
-    [
-        ("shared_preload_libraries=auto_explain,pg_prewarm", "shared_preload_libraries=pg_prewarm cannot be rewound"),
-        ("autovacuum=on", "autovacuum=on cannot be rewound"),
-        ("wal_log_hints=off", "wal_log_hints=off cannot be rewound"),
-        ("fsync=on", "fsync=on cannot be rewound"),
-    ],
-)
-def test_settings_that_rule_rewinding_out(local_rig: MakeRig, setting: str, reason: str) -> None:
-    """Settings of the user's with which nothing is proven lead to a replacement that names them."""
-    with local_rig(settings=(setting,)) as made:
-        compute = made.start("b", made.base("create table t as select 1 as x"))
-        with connect(compute.endpoint) as session:
-            session.execute("insert into t values (2)")
-        assert end_lease(compute) == ("replace", reason)
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [
-        ("full_page_writes=on",),
-        ("wal_level=logical",),
-        ("wal_compression=pglz",),
-        ("shared_preload_libraries=pg_stat_statements, auto_explain", "pg_stat_statements.track=all"),
-    ],
-)
-def test_settings_that_may_be_set(with_settings: Callable[..., AbstractContextManager[Branch]], settings) -> None:
-    """Others change nothing."""
-    with with_settings(*settings) as branch:
-        branch.sql("delete from t0 where id < 300", "insert into t1 (a) values ('x')")
-        branch.rewound()
-        branch.sql("create table fresh as select * from t0", "drop table t4")
-        branch.rewound()
-        branch.sql("create extension if not exists pg_stat_statements", "select pg_sleep(0)")
-        branch.rewound()
-
-
-def test_files_that_are_not_postgresqls(local_rig: MakeRig) -> None:
-    """What an extension keeps beside a database's relations is in no log: such a base is not rewound."""
-    base = """
-    create table t as select 1 as x;
-    select lo_from_bytea(42, 'mine');
-    do $$ begin perform lo_export(42, 'base/' || oid || '/mine.dat')
-      from pg_database where datname = current_database(); end $$;
-    """
-    with local_rig() as made:
-        compute = made.start("b", made.base(base))
-        with connect(compute.endpoint) as session:
-            session.execute("insert into t values (2)")
-        ending, reason = end_lease(compute)
-        assert ending == "replace"
-        assert re.fullmatch(r"base/\d+/mine\.dat, not made by PostgreSQL itself, cannot be rewound", reason)
-
-
-def test_postgresql_15(system_15: Rig) -> None:
-    """Older versions say so."""
-    compute = system_15.start()
-    with connect(compute.endpoint) as session:
-        session.execute("insert into item values (0, 'x')")
-    assert end_lease(compute) == ("replace", "PostgreSQL 15 cannot be rewound (18 can)")
-
-
-def test_login_trigger_of_the_base(local_rig: MakeRig) -> None:
-    """What we ask of a database when its first branch starts wakes no trigger of the user's."""
-    base = """
-    create table seen (who text);
-    create function note() returns event_trigger language plpgsql
-      as 'begin insert into seen values (session_user); end';
-    create event trigger note on login execute function note();
-    alter event trigger note enable always;
-    """
-    with local_rig() as made:
-        compute = made.start("b", made.base(base))
-        assert end_lease(compute) == ("clean", "")
-
-
-def test_our_extensions_are_not_in_the_users_database(branch: Branch) -> None:
-    """Neither in it, nor in what new databases are made of."""
-    found = branch.sql("select extname from pg_extension order by 1")
-    assert found == [("pg_visibility",), ("plpgsql",)]
-    assert branch.sql("select extname from pg_extension", database="template1") == [("plpgsql",)]
-
-
-def test_kinds_of_records_that_are_not_known(branch: Branch) -> None:
-    """A kind that was never heard of is a reason, whatever else was written."""
-    with pytest.raises(Exception, match="of a kind that cannot be undone"):
-        wal._check(frozenset({"Heap/INSERT", "Custom/THING"}), {1663})
-
-
-def test_spare_that_was_written_to(branch: Branch) -> None:
-    """What a stray client wrote while nobody had the branch is undone before the next lease begins."""
-    branch.sql("delete from t0", "create table stray (x int)")
-    branch.compute.mark()
-    assert answers(branch.compute) == branch.known
-    branch.sql("insert into ul (v) values ('stray')")
-    branch.compute.mark()
-    assert answers(branch.compute) == branch.known
-    branch.sql("alter system set work_mem = '1MB'")
-    with pytest.raises(BranchError, match="configuration changed"):
-        branch.compute.mark()
-
-
-def test_client_that_waits_to_be_accepted(branch: Branch) -> None:
-    """Who connected in time, but was not yet served, does not turn up in the next lease."""
-    server = branch.compute.server
-    os.kill(server.pid, signal.SIGSTOP)
-    with socket.socket(socket.AF_UNIX) as late:
-        late.connect(str(server.sockets / SOCKET_NAME))
-        timer = threading.Timer(0.05, os.kill, (server.pid, signal.SIGCONT))
-        timer.start()
-        branch.compute.end_connections()
-        timer.join()
-        late.settimeout(5)
-        assert late.recv(1) in (b"", b"E")

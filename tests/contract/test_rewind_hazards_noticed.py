@@ -11,8 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import test_rewind_faults as faults
+import test_rewind_growth as growth
 import test_rewind_hazards as hazards
 from local_rigs import rig
+from rewind_rigs import Branch
 
 from pytest_lakebranch.providers.local.rewind import files, gate, knowledge
 from pytest_lakebranch.providers.local.rewind.unproven import UnprovenError
@@ -22,10 +25,10 @@ NOTICED = (AssertionError, pytest.fail.Exception)
 
 
 @contextlib.contextmanager
-def fresh(home: Path) -> Iterator[hazards.Branch]:
+def fresh(home: Path) -> Iterator[Branch]:
     """A branch in a state directory of its own, whatever becomes of it."""
     with contextlib.suppress(AssertionError), rig(home, check=False) as made:
-        yield hazards.Branch(made)
+        yield Branch(made)
 
 
 def test_h6(shared_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -43,7 +46,7 @@ def test_h15(shared_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with fresh(shared_home / "noticed15") as branch:
         monkeypatch.setattr(gate, "_stop", lambda pid: None)
         with pytest.raises(NOTICED):
-            hazards.test_h15_clients_that_return(branch)
+            faults.test_h15_clients_that_return(branch)
 
 
 def test_h20(shared_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,7 +54,7 @@ def test_h20(shared_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with fresh(shared_home / "noticed20") as branch:
         monkeypatch.setattr(files, "SEGMENT_BLOCKS", 1 << 40)
         with pytest.raises(NOTICED):
-            hazards.test_h20_relations_above_one_segment(branch, monkeypatch)
+            growth.test_h20_relations_above_one_segment(branch, monkeypatch)
 
 
 def test_h22_gone(shared_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,7 +69,7 @@ def test_h22_gone(shared_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(files.Files, "_segment", segment_or_none)
     with pytest.raises(NOTICED):
-        hazards.test_h22_sealed_file_that_is_gone(shared_home / "noticed22", tmp_path)
+        faults.test_h22_sealed_file_that_is_gone(shared_home / "noticed22", tmp_path)
 
 
 def test_h22_cut(shared_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,4 +82,4 @@ def test_h22_cut(shared_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(knowledge.SealedFiles, "read", read_padded)
     with pytest.raises(NOTICED):
-        hazards.test_h22_sealed_file_that_was_cut(shared_home / "noticed22")
+        faults.test_h22_sealed_file_that_was_cut(shared_home / "noticed22")
