@@ -10,7 +10,7 @@ from __future__ import annotations
 import configparser
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,8 @@ SETTINGS_SECTION = "__settings__"
 PAT, M2M, SDK = "pat", "oauth-m2m", "sdk"
 REFRESH_BEFORE = 40.0
 """Seconds before its end from which a token is not used any more, as in the SDK."""
+SDK_SECONDS = 15
+"""For the SDK's own calls, each and with all attempts: by itself it would try for five minutes."""
 DISCOVERY = "/.well-known/databricks-config"
 SERVER = "/.well-known/oauth-authorization-server"
 WAYS = (
@@ -48,7 +50,9 @@ Fetch = Callable[..., dict[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """How to authenticate at ``host``; ``method`` is pat, oauth-m2m, or sdk for any other one. Secrets do not show."""
+    """How to authenticate at ``host``; ``method`` is pat, oauth-m2m, or sdk for any other one, which is told by
+    ``environ``. Secrets do not show.
+    """
 
     host: str
     method: str
@@ -56,6 +60,7 @@ class Login:
     client_id: str = ""
     client_secret: str = field(default="", repr=False)
     discovery_url: str = ""
+    environ: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 def find(environ: Mapping[str, str], *, home: Path | None = None) -> Login:
@@ -65,7 +70,8 @@ def find(environ: Mapping[str, str], *, home: Path | None = None) -> Login:
     if profile or not values:
         path = Path(environ.get("DATABRICKS_CONFIG_FILE") or (home or Path.home()) / ".databrickscfg").expanduser()
         values = {**_profile(path, profile), **values}
-    return _login(values)
+    login = _login(values)
+    return replace(login, environ=environ) if login.method == SDK else login
 
 
 def _profile(path: Path, name: str) -> dict[str, str]:
@@ -97,7 +103,9 @@ def _login(values: Mapping[str, str]) -> Login:
         return _by_sdk(values)
     if "host" not in values:
         raise ConfigError(f"lakebranch_provider=lakebase: the workspace is not known. {WAYS}")
-    given = {name: values.get(name, "") for name in ("token", "client_id", "client_secret", "discovery_url")}
+    given: dict[str, Any] = {
+        name: values.get(name, "") for name in ("token", "client_id", "client_secret", "discovery_url")
+    }
     return Login(checked_host(values["host"]), method, **given)
 
 
@@ -135,21 +143,29 @@ def authorization(login: Login, fetch: Fetch, clock: Clock) -> tuple[str, Header
 def _sdk(login: Login) -> tuple[str, Header]:
     from databricks.sdk.core import Config  # type: ignore[import-not-found, import-untyped, unused-ignore]
 
+    given: dict[str, Any] = {
+        each.name: login.environ[each.env] for each in Config.attributes() if login.environ.get(each.env)
+    }
+    limits: dict[str, Any] = {"http_timeout_seconds": SDK_SECONDS, "retry_timeout_seconds": SDK_SECONDS}
     try:
-        config = Config(product="pytest-lakebranch", product_version=__version__)
-    except ValueError as error:
-        said = str(error).split(". Config:")[0]
-        raise ConfigError(f"databricks-sdk finds no way to log in: {said}. {WAYS}") from None
+        config = Config(product="pytest-lakebranch", product_version=__version__, **limits, **given)
+    except Exception as error:  # noqa: BLE001  (whatever its methods and their libraries raise)
+        raise ConfigError(f"databricks-sdk finds no way to log in: {_said(error)}. {WAYS}") from None
     host = checked_host(config.host or login.host)
 
     def header(_renew: bool) -> str:
         try:
             return str(config.authenticate()["Authorization"])
         except Exception as error:  # noqa: BLE001  (whatever its methods and their libraries raise)
-            said = f"databricks-sdk cannot sign in: {type(error).__name__}: {str(error).split('. Config:')[0]}"
+            said = f"databricks-sdk cannot sign in: {_said(error)}"
             raise CloudError(said, hint=WAYS, passing=isinstance(error, OSError)) from None
 
     return host, header
+
+
+def _said(error: Exception) -> str:
+    """The kind of an error of the SDK, and what it says but its configuration."""
+    return f"{type(error).__name__}: {str(error).split('. Config:')[0]}".rstrip(": .")
 
 
 class ServicePrincipal:
