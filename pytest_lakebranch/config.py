@@ -25,6 +25,7 @@ LISTEN = ("unix", "tcp")
 REPORT_SUFFIXES = (".json", ".html")
 KEEP = ("failed", "always", "never")
 DIFF_SUFFIXES = (".md", ".txt", ".json")
+TRUE, FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 MAINTENANCE_DATABASES = ("postgres", "template0", "template1")
 
 
@@ -296,20 +297,10 @@ def _parse_number(row: Row, raw: Any, source: str) -> int:
 def _parse_flag(raw: Any, source: str) -> bool:
     if isinstance(raw, bool):
         return raw
-    words = {
-        "1": True,
-        "true": True,
-        "yes": True,
-        "on": True,
-        "0": False,
-        "false": False,
-        "no": False,
-        "off": False,
-    }
-    try:
-        return words[str(raw).strip().lower()]
-    except KeyError:
-        raise ConfigError(f"{source}: {raw!r} is neither true nor false.") from None
+    word = str(raw).strip().lower()
+    if word not in TRUE + FALSE:
+        raise ConfigError(f"{source}: {raw!r} is neither true nor false.")
+    return word in TRUE
 
 
 def _parse_list(row: Row, raw: Any, source: str) -> tuple[str, ...]:

@@ -161,9 +161,8 @@ def left_behind(home: Path, sockets: Path) -> list[str]:
 def nothing_left(shared_home: Path, sockets: Path) -> Iterator[None]:
     """After each test no process, no run directory and no socket directory is left."""
     yield
-    assert poll(lambda: True if not left_behind(shared_home, sockets) else None, deadline=Deadline(2)), left_behind(
-        shared_home, sockets
-    )
+    gone = poll(lambda: True if not left_behind(shared_home, sockets) else None, deadline=Deadline(SOON))
+    assert gone, left_behind(shared_home, sockets)
 
 
 @pytest.fixture
