@@ -31,6 +31,9 @@ from pytest_lakebranch.providers.local.cache import tidy
 from pytest_lakebranch.servant import make_files_as_servant
 from pytest_lakebranch.state import State, write_owner
 
+PAUSE_SECONDS = 0.05
+"""After which the host listens again when it could not."""
+
 
 class Host:
     """One run's host. ``serve`` returns when the run is over."""
@@ -78,8 +81,11 @@ class Host:
         while not self._over.is_set():
             try:
                 connection, _ = listener.accept()
-            except OSError:  # closed: the run is over
-                return
+            except OSError:
+                if listener.fileno() < 0:  # closed: the run is over
+                    return
+                self._over.wait(PAUSE_SECONDS)  # there are no descriptors left for now, or whoever called has gone
+                continue
             threading.Thread(target=self._converse, args=(connection,), name="worker", daemon=True).start()
 
     def _converse(self, connection: socket.socket) -> None:
