@@ -60,7 +60,7 @@ class Outcome:
             settings = self._run.settings
             if settings.keep != "never":
                 command = open_command(item.nodeid, branch.name, settings.to_json())
-                yield f"branch {branch.name} is kept for {settings.keep_for}, as the test leaves it: {command}"
+                yield f"branch {branch.name} is to be kept for {settings.keep_for}, as the test leaves it: {command}"
 
 
 def begin(run: Run, item: pytest.Item, branch: Branch) -> None:

@@ -88,10 +88,17 @@ def hand_over(path: Path) -> None:
 def closed_to_servant(path: Path) -> Path | None:
     """The outermost directory on the way to ``path``, and with it, that keeps the servant out; None if none does."""
     uid = servant()
-    for place in reversed((path, *path.parents)) if uid is not None else ():
+    for place in way_to(path) if uid is not None else ():
         if place.exists() and not _lets_in(place, uid):
             return place
     return None
+
+
+def way_to(path: Path) -> tuple[Path, ...]:
+    """The directories on the way to ``path``, and with it, from the root on; then those on the way that links take."""
+    real = Path(os.path.realpath(path))
+    ways = (path,) if real == path else (path, real)
+    return tuple(place for way in ways for place in reversed((way, *way.parents)))
 
 
 def _lets_in(place: Path, uid: int | None) -> bool:

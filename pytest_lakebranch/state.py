@@ -28,7 +28,7 @@ from pathlib import Path
 from pytest_lakebranch.directories import remove_tree
 from pytest_lakebranch.errors import MachineError
 from pytest_lakebranch.processes import Identity
-from pytest_lakebranch.servant import closed_to_servant, hand_over, lack_of_namespaces, servant
+from pytest_lakebranch.servant import closed_to_servant, hand_over, lack_of_namespaces, servant, way_to
 
 FORMAT = 1
 SOCKET_PATH_LIMIT = 103
@@ -100,9 +100,10 @@ class State:
             if not self.home.is_dir():
                 self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
                 hand_over(self.home)
+            self._check_format()
             for directory in (self.layers, self.runs, self.kept, self.notes):
                 make_private(directory)
-            self._check_format()
+            self._write_format()
             self._check_reachable()
         except OSError as error:
             raise MachineError(
@@ -121,19 +122,30 @@ class State:
             )
 
     def _check_format(self) -> None:
-        mark = self.home / "FORMAT"
-        if not mark.exists():
-            self._write_format(mark)
-        found = mark.read_text().strip()
-        if found != str(FORMAT):
-            raise MachineError(
-                f"the state directory {self.home} has format {found!r}, this version knows {FORMAT}. "
-                "Upgrade pytest-lakebranch, or set LAKEBRANCH_HOME to another directory."
-            )
+        """Before anything is made there: another version's directory stays as it is."""
+        if not self._mark.exists():
+            return
+        found = self._mark.read_text().strip()
+        if found == str(FORMAT):
+            return
+        what = f"has format {found!r}, this version knows {FORMAT}. Upgrade pytest-lakebranch,"
+        if not found.isdecimal():
+            what = f"is damaged: its file FORMAT should say {FORMAT}, and says {found!r}. Delete the directory,"
+        raise MachineError(f"the state directory {self.home} {what} or set LAKEBRANCH_HOME to another directory.")
 
-    @staticmethod
-    def _write_format(mark: Path) -> None:
+    @property
+    def _mark(self) -> Path:
+        return self.home / "FORMAT"
+
+    @property
+    def is_there(self) -> bool:
+        """Whether this is a state directory, of whichever version."""
+        return self._mark.exists()
+
+    def _write_format(self) -> None:
         """At once, for others who come at the same time: whoever sees the mark sees all of it."""
+        if (mark := self._mark).exists():
+            return
         handle, fresh = tempfile.mkstemp(dir=mark.parent, prefix="FORMAT.")
         with open(handle, "w") as file:  # noqa: PTH123  (it is open)
             file.write(f"{FORMAT}\n")
@@ -153,7 +165,7 @@ def default_home(environ: dict[str, str] | None = None) -> Path:
 
 def _is_open(directory: Path) -> bool:
     """Whether everybody may go there: then it need not be found out who servers run as."""
-    return all(place.stat().st_mode & 0o001 for place in (directory, *directory.parents) if place.exists())
+    return all(place.stat().st_mode & 0o001 for place in way_to(directory) if place.exists())
 
 
 def make_private(directory: Path) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -79,15 +80,15 @@ def sudo() -> str:
 
 def btrfs_volume(image: Path, mount: Path, gigabytes: int) -> tuple[str, ...]:
     """Commands that make a btrfs volume in the file ``image``, mounted on ``mount``, and use it."""
-    root = sudo()
+    root, file, place = sudo(), shlex.quote(str(image)), shlex.quote(str(mount))
     tools = () if shutil.which("mkfs.btrfs") else (f"{root}apt-get install -y btrfs-progs",)
     return (
         *tools,
-        f"mkdir -p {image.parent}",
-        f"truncate -s {max(gigabytes, 1)}G {image}",
-        f"mkfs.btrfs -q {image}",
-        f"{root}mkdir -p {mount}",
-        f"{root}mount -o loop,noatime,user_subvol_rm_allowed {image} {mount}",
-        f"{root}chown {os.geteuid()}:{os.getegid()} {mount}",
-        f"export LAKEBRANCH_HOME={mount}",
+        f"mkdir -p {shlex.quote(str(image.parent))}",
+        f"truncate -s {max(gigabytes, 1)}G {file}",
+        f"mkfs.btrfs -q {file}",
+        f"{root}mkdir -p {place}",
+        f"{root}mount -o loop,noatime,user_subvol_rm_allowed {file} {place}",
+        f"{root}chown {os.geteuid()}:{os.getegid()} {place}",
+        f"export LAKEBRANCH_HOME={place}",
     )

@@ -49,7 +49,7 @@ def run(parsed: Namespace) -> int:
     from pytest_lakebranch.schema.diff import compare
     from pytest_lakebranch.schema.files import told
 
-    here, home = project(parsed), state(parsed)
+    here, home = project(parsed), state(parsed, new=True)
     old, new = (schema_of(wanted, project=here, state=home) for wanted in (parsed.old, parsed.new))
     other_roles = any(map(is_foreign, (parsed.old, parsed.new)))
     diff = compare(old, new, old=parsed.old, new=parsed.new, other_roles=other_roles)

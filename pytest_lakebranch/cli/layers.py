@@ -40,7 +40,7 @@ def _build(parsed: Namespace) -> int:
     from pytest_lakebranch.cli import building
     from pytest_lakebranch.cli.project import project, state
 
-    key, built = building.ensure(project(parsed).settings, state(parsed))
+    key, built = building.ensure(project(parsed).settings, state(parsed, new=True))
     output.show(parsed, {"key": key, "built": built}, [f"{'built' if built else 'in the cache'}: {key[:SHORT]}"])
     return 0
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from pytest_lakebranch.cli import arguments, output
+from pytest_lakebranch.errors import ConfigError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 DATABASES = """select datname from pg_database where datallowconn and not datistemplate
 order by datname <> %s, datname = 'postgres', oid"""
 """The one that is wanted first, then other databases of tests, then PostgreSQL's own."""
+
+NO_LIMIT = "1000000T"
+"""Of the cache: who looks at one branch takes nothing from others."""
 
 
 def declare(commands: arguments.Commands) -> None:
@@ -45,6 +49,8 @@ def run(parsed: Namespace) -> int:
     from pytest_lakebranch.cli.project import project, state
     from pytest_lakebranch.cli.target import find
 
+    if parsed.program and (parsed.print or parsed.json):
+        raise ConfigError(f"{' '.join(parsed.program)}: arguments for psql, which --print and --json do not run.")
     here, home = project(parsed), state(parsed)
     if parsed.provider != "local":
         return _in_cloud(parsed, here.settings)
@@ -71,7 +77,7 @@ def opened(target: Layer | Left, settings: Settings, state: State) -> Iterator[E
     from pytest_lakebranch.cli import workplace
     from pytest_lakebranch.providers.local.compute import LocalCompute
 
-    with workplace.provider(settings._replace(storage="auto"), state) as provider:
+    with workplace.provider(settings._replace(storage="auto", cache_size=NO_LIMIT), state) as provider:
         compute = provider.start("open", target.fork_point(provider))
         assert isinstance(compute, LocalCompute)  # noqa: S101  (a local provider's)
         found = [row[0] for row in compute.server.query(DATABASES, settings.database)]

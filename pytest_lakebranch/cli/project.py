@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 from pytest_lakebranch.cli.ini import IniFile, Values, locate
 from pytest_lakebranch.config import BY_NAME, TABLE, Row, Settings, refuse_unknown, resolve
-from pytest_lakebranch.errors import ConfigError
+from pytest_lakebranch.errors import ConfigError, MachineError
 from pytest_lakebranch.state import State
 
 
@@ -39,10 +39,11 @@ def project(parsed: argparse.Namespace) -> Project:
     return Project(resolve(options=options, environ=os.environ, ini=ini, root=found.root), found.path)
 
 
-def state(parsed: argparse.Namespace) -> State:
+def state(parsed: argparse.Namespace, *, new: bool = False) -> State:
     """The state directory, whatever else is set here: a mistake in another setting does not matter. Raises ConfigError.
 
-    It is checked, and made where it does not exist; MachineError when it cannot be used.
+    It is checked, and made where it does not exist; one that the command line names is misspelt then, unless it may be
+    ``new``. MachineError when it cannot be used.
     """
     row = BY_NAME["home"]
     elsewhere = parsed.home is not None or row.env in os.environ
@@ -50,7 +51,10 @@ def state(parsed: argparse.Namespace) -> State:
     environ = {name: value for name, value in os.environ.items() if name == row.env}
     ini = {"home": found.values[row.ini]} if row.ini in found.values else {}
     options = {**_from_addopts(found.values, os.environ, only=(row,)), **_home(parsed)}
-    return State.at(resolve(options=options, environ=environ, ini=ini, root=found.root).home).ensure()
+    home = State.at(resolve(options=options, environ=environ, ini=ini, root=found.root).home)
+    if parsed.home is not None and not new and not home.is_there:
+        raise MachineError(f"{home.home}, as --home says, is no state directory: it has no file FORMAT.")
+    return home.ensure()
 
 
 def _home(parsed: argparse.Namespace) -> dict[str, str]:

@@ -20,7 +20,7 @@ def run(parsed: Namespace) -> int:
     from pytest_lakebranch.cli.project import project, state
     from pytest_lakebranch.schema.words import described
 
-    found = schema_of(parsed.target, project=project(parsed), state=state(parsed))
+    found = schema_of(parsed.target, project=project(parsed), state=state(parsed, new=True))
     lines = (f"{thing.title}  {described(thing)}".rstrip() for thing in found)
     output.show(parsed, {"of": parsed.target, "things": found.to_json()}, lines)
     return 0

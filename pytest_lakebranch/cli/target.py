@@ -76,7 +76,8 @@ def find(wanted: str, *, project: Project, state: State) -> Layer | Left:
         return _base(project, state)
     listed = runs(state)
     test = "::" in wanted or wanted.endswith(".py")
-    matches = _of_test(listed, wanted, root=project.settings.root) if test else _named(listed, wanted)
+    root = project.settings.root
+    matches = _of_test(listed, wanted, root=root) if test else _named(listed, wanted)
     if len(matches) == 1:
         return Left(matches[0], _settings_of(state, matches[0], project))
     if matches:
@@ -84,7 +85,7 @@ def find(wanted: str, *, project: Project, state: State) -> Layer | Left:
     layers = [layer for layer in stored(state.layers) if layer.key.startswith(wanted)]
     if layers and len(wanted) >= SHORTEST_KEY:
         return _layer(matching(layers, wanted), project)
-    raise BranchError(_nothing(wanted, listed, test=test))
+    raise BranchError(_nothing_here(wanted, listed, root=root) if test else _nothing(wanted, listed))
 
 
 def _base(project: Project, state: State) -> Layer:
@@ -103,9 +104,8 @@ def _layer(found: StoredLayer, project: Project) -> Layer:
 
 
 def _of_test(listed: Sequence[RunFacts], test: str, *, root: str) -> list[BranchFacts]:
-    """This project's rather than another's; those of runs that have not ended, else the one that was kept last."""
-    found = [(run, branch) for run in listed for branch in run.branches if _holder(branch) == test]
-    here = [branch for run, branch in found if run.root == root] or [branch for _, branch in found]
+    """This project's; those of runs that have not ended, else the one that was kept last."""
+    here = [branch for run in listed if run.root == root for branch in run.branches if _holder(branch) == test]
     leased = [branch for branch in here if branch.lease]
     return leased or sorted(here, key=lambda branch: branch.kept.at if branch.kept else 0)[-1:]
 
@@ -137,18 +137,26 @@ def _names(branches: Sequence[BranchFacts]) -> str:
     return ", ".join(f"{branch.run[:12]}/{branch.file.name}" for branch in branches)
 
 
-def _nothing(wanted: str, listed: Sequence[RunFacts], *, test: bool) -> str:
-    branches = [branch for run in listed for branch in run.branches]
-    verb = "is" if len(branches) == 1 else "are"
-    there = f"There {verb} {_names(branches[:8])}" if branches else "There are no branches"
-    if len(branches) > 8:
-        there += f" and {len(branches) - 8} more"
-    if test:
-        return (
-            f"no branch of {wanted} is left: a test's branch goes when the test ends, unless it is kept "
-            f"(--lakebranch-keep=failed). {there}; `lakebranch ls` lists "
-            "them, and `lakebranch open base` opens what this project's tests begin with."
-        )
+def _nothing(wanted: str, listed: Sequence[RunFacts]) -> str:
     return (
-        f"there is no branch {wanted!r}. {there}; `lakebranch ls` and `lakebranch layers ls` list what can be opened."
+        f"there is no branch {wanted!r}. {_there(listed)}; `lakebranch ls` and `lakebranch layers ls` list what can be "
+        "opened."
     )
+
+
+def _nothing_here(test: str, listed: Sequence[RunFacts], *, root: str) -> str:
+    """Another project's test of the same name is no less another test."""
+    others = [(run, branch) for run in listed for branch in run.branches if _holder(branch) == test]
+    elsewhere = "".join(f" {_names([branch])} is that of a test of this name in {run.root}." for run, branch in others)
+    return (
+        f"no branch of {test} is left in {root}: a test's branch goes when the test ends, unless it is kept "
+        f"(--lakebranch-keep=failed).{elsewhere} {_there(listed)}; `lakebranch ls` lists "
+        "them, and `lakebranch open base` opens what this project's tests begin with."
+    )
+
+
+def _there(listed: Sequence[RunFacts]) -> str:
+    branches = [branch for run in listed for branch in run.branches]
+    more = f" and {len(branches) - 8} more" if len(branches) > 8 else ""
+    verb = "is" if len(branches) == 1 else "are"
+    return f"There {verb} {_names(branches[:8])}{more}" if branches else "There are no branches"

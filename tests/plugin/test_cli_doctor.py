@@ -77,8 +77,8 @@ def test_the_advice_can_be_followed(command: Command, tmp_path: Path) -> None:
     """The commands for a btrfs volume, run as they are written, lead to snapshots."""
     if os.geteuid() != 0 or shutil.which("mkfs.btrfs") is None:
         pytest.skip("needs root and mkfs.btrfs")
-    image, mount = tmp_path / "volume.btrfs", tmp_path / "mount"
-    script = "\n".join(["set -e", *advice.btrfs_volume(image, mount, 1), "echo $LAKEBRANCH_HOME"])
+    image, mount = tmp_path / "my volume's" / "volume.btrfs", tmp_path / "my mount"
+    script = "\n".join(["set -e", *advice.btrfs_volume(image, mount, 1), 'echo "$LAKEBRANCH_HOME"'])
     done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=False)
     if "loop" in done.stderr:
         pytest.skip(f"a loop device cannot be mounted: {done.stderr.strip()}")

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from pytest_lakebranch.cli import parser
+from pytest_lakebranch.state import State
 from tests.plugin.cli_rigs import Command
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
@@ -44,6 +45,7 @@ def test_json_keys_are_those_of_the_table(
 ) -> None:
     """What --json prints has the documented keys and no others."""
     monkeypatch.chdir(tmp_path)
+    State(tmp_path / "home").ensure()
     more = {"layers prune": ["--all"], "layers rebuild": ["--all"], "serve": ["--", "true"]}.get(name, [])
     said = Command(capfd)(*name.split(), "--json", "--home", str(tmp_path / "home"), *more).json
     documented = re.findall(r"`(\w+)`", re.sub(r"\(each.*?\)", "", keys))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from pytest_lakebranch.state import State
 from tests.plugin.cli_rigs import SCHEMA, Command, layer_directories, standing
 from tests.plugin.conftest import Project
 
@@ -48,6 +49,7 @@ def test_ls(home: Path, command: Command) -> None:
 
 def test_ls_of_an_empty_cache(command: Command, tmp_path: Path) -> None:
     """An empty cache is no error."""
+    State(tmp_path / "new").ensure()
     assert command("layers", "ls", "--home", str(tmp_path / "new")).out == "no layers\n"
 
 

@@ -238,9 +238,9 @@ def test_what_is_not_there(running: Standing, command: Command) -> None:
 
 
 def test_the_same_name_in_two_runs(
-    running: Standing, command: Command, pytester: pytest.Pytester, tmp_path_factory: pytest.TempPathFactory
+    running: Standing, command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """A branch name that two runs have is refused with both full names."""
+    """A branch name that two runs have is refused with both full names; a test's name is not that of other projects."""
     other = tmp_path_factory.mktemp("other")
     for name in ("schema.sql", "test_standing.py", "pytest.ini"):
         (other / name).write_text((running.project.path / name).read_text())
@@ -252,15 +252,40 @@ def test_the_same_name_in_two_runs(
         said = command("open", running.branch)
         assert said.code == 1
         assert said.err.count(f"/{running.branch}") == 2
+        monkeypatch.chdir(elsewhere := tmp_path_factory.mktemp("third"))
+        said = command("open", "test_standing.py::test_standing")
+        assert (said.code, said.out) == (1, "")
+        assert f"is left in {elsewhere}: " in said.err
+        for project in (other, running.project.path):
+            assert f"is that of a test of this name in {project}." in said.err
     finally:
         (other / "go").write_text("")
         process.wait(timeout=60)
+
+
+@pytest.mark.parametrize("words", ["ls", "reap", "layers ls", "layers prune --all", "open b1"])
+def test_a_home_that_is_misspelt(command: Command, tmp_path: Path, words: str) -> None:
+    """A directory that is no state directory is said to be none, and nothing is made there."""
+    for place in (tmp_path, tmp_path / "hmoe"):
+        said = command(*words.split(), "--home", str(place))
+        assert (said.code, said.out) == (1, "")
+        assert f"{place}, as --home says, is no state directory" in said.err
+    assert entries(tmp_path) == []
+
+
+@pytest.mark.parametrize("option", ["--print", "--json"])
+def test_arguments_for_nobody(command: Command, option: str) -> None:
+    """Where psql is not run, arguments for it are wrong usage."""
+    said = command("open", "b1", option, "--", "-c", "select 1")
+    assert (said.code, said.out) == (2, "")
+    assert "-c select 1: arguments for psql" in said.err
 
 
 def test_somebody_elses_state_directory(command: Command, tmp_path: Path) -> None:
     """A state directory that is another user's is left alone."""
     if os.geteuid() != 0:
         pytest.skip("needs root to make another user's directory")
+    (tmp_path / "FORMAT").write_text("1\n")
     (tmp_path / "layers").mkdir(mode=0o700)
     os.chown(tmp_path / "layers", 65534, 65534)
     for words in ("ls", "reap", "layers ls", "open b1"):

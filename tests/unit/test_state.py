@@ -11,6 +11,7 @@ import pytest
 
 from pytest_lakebranch.errors import MachineError
 from pytest_lakebranch.kept import Kept, pinned, write
+from pytest_lakebranch.servant import way_to
 from pytest_lakebranch.state import FORMAT, State, default_home, make_private, sockets_root
 
 
@@ -48,6 +49,23 @@ def test_kept_branches_pin_their_layers_whatever_the_way_to_them(tmp_path: Path)
         stands_on = str(home / "layers" / "key" / str(number))
         write(directory, Kept("r", "b", "t", "w", "failed", "/", 0, 0, {}, stands_on))
     assert pinned(state) == {state.layers / "key" / str(number) for number in range(3)}
+
+
+@pytest.mark.parametrize(("mark", "says"), [("2", "Upgrade"), ("", "is damaged: its file FORMAT should say 1")])
+def test_nothing_is_made_in_one_that_is_refused(tmp_path: Path, mark: str, says: str) -> None:
+    """Another version's directory, or a damaged one, gets no directories of this version."""
+    (tmp_path / "FORMAT").write_text(mark)
+    with pytest.raises(MachineError, match=says):
+        State(tmp_path).ensure()
+    assert [path.name for path in tmp_path.iterdir()] == ["FORMAT"]
+
+
+def test_the_way_to_a_directory(tmp_path: Path) -> None:
+    """Links lead through directories that the path does not name, and that may be closed."""
+    (tmp_path / "closed" / "real").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("closed/real")
+    assert {tmp_path, tmp_path / "link", tmp_path / "closed"} <= set(way_to(tmp_path / "link" / "deeper"))
+    assert way_to(Path("/a/b")) == (Path("/"), Path("/a"), Path("/a/b"))
 
 
 AT_ONCE = """
