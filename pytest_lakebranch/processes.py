@@ -97,17 +97,20 @@ def _start_time(pid: int) -> str:
 def stat_fields(pid: int) -> list[str]:
     """/proc/PID/stat from the state letter on (proc(5)); empty when there is no such process."""
     try:
-        return read_proc(f"/proc/{pid}/stat").decode(errors="replace").rsplit(")", 1)[1].split()
+        return read_proc(f"/proc/{pid}/stat", whole=False).decode(errors="replace").rsplit(")", 1)[1].split()
     except (FileNotFoundError, ProcessLookupError):
         return []
 
 
-def read_proc(path: str) -> bytes:
-    """All of a file of /proc, for what is read on every lease: a file object costs as much as the reading."""
+def read_proc(path: str, *, whole: bool = True) -> bytes:
+    """All of a file of /proc, for what is read on every lease: a file object costs as much as the reading.
+
+    Without ``whole``, what comes at once: at least a line (seq_read_iter, seq_file.c).
+    """
     handle = os.open(path, os.O_RDONLY)
     try:
         parts = [os.read(handle, 1 << 16)]
-        while parts[-1]:
+        while parts[-1] and whole:
             parts.append(os.read(handle, 1 << 16))
     finally:
         os.close(handle)

@@ -147,13 +147,13 @@ class LocalCompute:
         rows of unlogged relations may have changed, unless no client has ever known the address.
         """
         self.settle()
+        if not self._clients.await_rest() or not self.server.is_alive:
+            raise BranchError(f"the server of {self.name} died while nobody had it on lease: {self._last_words()}")
         if self._untouched is None or self._untouched != self._clients.footprint():
             self._mark_present()
         self._was_lent = True
 
     def _mark_present(self) -> None:
-        if not self._clients.await_rest() or not self.server.is_alive:
-            raise BranchError(f"the server of {self.name} died while nobody had it on lease: {self._last_words()}")
         self._seen = state = self._counted_state()
         home = self._home
         if self._can_be_rewound and home is not None:

@@ -45,21 +45,20 @@ has waited for (proc(5), fields 4, 10 and 11)."""
 
 
 def footprint(pid: int, known: set[int]) -> Footprint | None:
-    """What changes whenever a process starts another one, as long as the ``known`` children live.
+    """What changes whenever a process starts another one; None when it is dead, or has waited for a ``known`` child.
 
     Any process has faults, at the latest when it first writes to its stack after fork(2). A child that has ended counts
-    the same before it is waited for (in /proc as a zombie) and afterwards. None when the process is dead, or a known
-    one is.
+    the same before it is waited for (in /proc as a zombie) and afterwards.
     """
-    before, children, ended, living = stat_fields(pid), child_pids(pid), 0, set[int]()
-    for child in children:
+    before, children, ended, living = stat_fields(pid), child_pids(pid), 0, set(known)
+    for child in children - known:
         fields = stat_fields(child)
         if fields and fields[0] in "ZX":
             ended += int(fields[OWN_FAULTS]) + int(fields[WAITED_FAULTS])
         else:
             living.add(child)
     after = stat_fields(pid)
-    if not after or after[0] in "ZX" or not known <= living or before[WAITED_FAULTS] != after[WAITED_FAULTS]:
+    if not after or after[0] in "ZX" or not known <= children or before[WAITED_FAULTS] != after[WAITED_FAULTS]:
         return None  # dead, or it has just waited for a child: which may have been counted twice, or not at all
     return int(after[WAITED_FAULTS]) + ended, frozenset(living)
 
