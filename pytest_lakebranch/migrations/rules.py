@@ -78,7 +78,7 @@ _REWRITES = {
     ),
     REFRESHED: (
         "{} was filled anew{}.",
-        "REFRESH MATERIALIZED VIEW CONCURRENTLY, which needs a unique index; or leave it to what refreshes it daily.",
+        "REFRESH MATERIALIZED VIEW CONCURRENTLY, which needs a unique index; or leave it to what else refreshes it.",
     ),
     MAINTAINED: (
         "all rows of {} were written again{}.",
