@@ -8,6 +8,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 
 from pytest_lakebranch import __version__
@@ -22,6 +23,8 @@ from pytest_lakebranch.postgres.connect import connect
 from pytest_lakebranch.providers.local import launch, storage
 from pytest_lakebranch.providers.local.disk import filesystem
 from pytest_lakebranch.providers.local.provider import LocalProvider
+from pytest_lakebranch.providers.local.storage.base import Sealed, Storage
+from pytest_lakebranch.providers.local.storage.tree import scan
 from pytest_lakebranch.state import State, sockets_root
 
 T = TypeVar("T")
@@ -43,6 +46,7 @@ class Measured:
     """What an empty base and its branches cost."""
 
     build_seconds: float
+    clone_ms: float
     start_ms: float
     stop_ms: float
     branches: int
@@ -114,17 +118,29 @@ def _storage(found: Findings, project: Project, state: State, machine: launch.Ma
         says = chosen.reason if name == rung else "would work" if said is None else said
         found.rungs.append(Tried(name, name == rung, said is None, says))
     found.advice = advice(rung, namespaces=machine.namespaces, home=state.home)
-    found.measured = _measure(project, state)
+    found.measured = _measure(project, state, chosen.storage)
 
 
-def _measure(project: Project, state: State) -> Measured:
+def _measure(project: Project, state: State, used: Storage) -> Measured:
     with workplace.provider(project.settings, state, own_layers=True) as provider:
         began = time.perf_counter()
         at = provider.seal(provider.build("base", None), provider.root_key)
         built = time.perf_counter() - began
+        clones = [_clone(used, at) for _ in range(BRANCHES)]
         times = [_branch(provider, at, number) for number in range(BRANCHES)]
-    start, stop = (round(statistics.median(part) * 1e3, 1) for part in zip(*times, strict=True))
-    return Measured(round(built, 3), start, stop, BRANCHES)
+    clone, start, stop = (round(statistics.median(part) * 1e3, 1) for part in (clones, *zip(*times, strict=True)))
+    return Measured(round(built, 3), clone, start, stop, BRANCHES)
+
+
+def _clone(used: Storage, at: ForkPoint) -> float:
+    """Seconds until there is a copy-on-write copy of the files; a copy's server is another matter."""
+    data = Path(at.location)
+    sealed, directory = Sealed(at.key, data, scan(data)), data.parents[2] / "clone"
+    began = time.perf_counter()
+    used.branch(sealed, directory)
+    took = time.perf_counter() - began
+    used.remove(directory)
+    return took
 
 
 def _branch(provider: LocalProvider, at: ForkPoint, number: int) -> tuple[float, float]:

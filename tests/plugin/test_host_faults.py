@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+from pathlib import Path
 
 import psutil
 import pytest
 
+from pytest_lakebranch.providers.local.processes import is_running
 from pytest_lakebranch.waiting import Deadline, poll
 from tests.plugin.conftest import SOON, Project, entries, left_behind, processes
 
@@ -121,8 +123,15 @@ def test_forked_child_does_not_end_the_run(project: Project, sockets: object) ->
             assert lakebranch_conn.execute("select count(*) from item").fetchone() == (2,)
         """
     )
+    assert isinstance(sockets, Path)
     result = project.spawn("-W", "ignore::DeprecationWarning")
-    os.kill(int((project.path / "child").read_text()), signal.SIGKILL)
+    child = int((project.path / "child").read_text())
+    try:
+        gone = poll(lambda: None if left_behind(project.home, sockets) else True, deadline=Deadline(SOON))
+        assert is_running(child)
+    finally:
+        os.kill(child, signal.SIGKILL)
+    assert gone
     result.assert_outcomes(passed=2)
 
 
@@ -154,8 +163,6 @@ def test_a_test_that_leaves_without_a_word(project: Project) -> None:
 
 def test_full_clean_up_is_what_is_checked(project: Project, sockets: object) -> None:
     """The check after each test of this folder sees a running host, its directory and its sockets."""
-    from pathlib import Path
-
     assert isinstance(sockets, Path)
     project.write(test_it=LONG)
     run = project.start()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -17,7 +18,7 @@ from pytest_lakebranch.state import HOME_PATH_LIMIT, OF_SERVANT
 from tests.contract.step_servers import running
 from tests.nested import CANNOT
 from tests.plugin.cli_rigs import SCHEMA, wait_until
-from tests.plugin.conftest import PLAIN, Project, entries
+from tests.plugin.conftest import PLAIN, Project, entries, left_behind
 
 NESTED = str(Path(__file__).parents[1] / "nested.py")
 SUITE = """
@@ -49,6 +50,24 @@ def test_kill(lakebranch):
         lines = conn.execute("select pg_read_file('postmaster.pid')").fetchone()[0].splitlines()
         pathlib.Path("segment").write_text(lines[6].split()[1])
         os.kill(int(lines[0]), signal.SIGKILL)
+"""
+KILLING = """
+import contextlib, os, pathlib, signal
+
+def test_kill(lakebranch):
+    home = os.environ["LAKEBRANCH_HOME"]
+    with lakebranch.connect() as conn:
+        data = conn.execute("select current_setting('data_directory')").fetchone()[0]
+    pathlib.Path("segment").write_text(pathlib.Path(data, "postmaster.pid").read_text().splitlines()[6].split()[1])
+    ours = []
+    for entry in pathlib.Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            words = entry.joinpath("cmdline").read_text()
+            if home in words:
+                ours.append(("pytest_lakebranch.host" in words, int(entry.name)))
+    for _, pid in sorted(ours):  # the host last: its end would tell the servers to end, and they would clean up
+        os.kill(pid, signal.SIGKILL)
+    os.kill(os.getpid(), signal.SIGKILL)
 """
 SOCKET = """
 import os
@@ -113,6 +132,20 @@ def test_root_without_user_namespaces(
     assert "base from the cache" in done.stdout
     assert entries(open_home / OF_SERVANT / "runs") == []
     assert (open_home / OF_SERVANT / "layers").stat().st_uid == 65534
+
+
+def test_killed_root_without_user_namespaces(
+    project: Project, open_home: Path, without_namespaces: list[str], sockets: Path
+) -> None:
+    """What a run leaves whose processes are all killed at once goes with the next run, also its shared memory."""
+    project.write(test_killed=KILLING)
+    assert run(project, "test_killed.py", before=without_namespaces).returncode == -signal.SIGKILL % 256
+    segment = (project.path / "segment").read_text()
+    assert segment in Path("/proc/sysvipc/shm").read_text().split()
+    done = run(project, "-k", "test_read", before=without_namespaces)
+    assert "1 passed" in done.stdout, done.stdout + done.stderr
+    assert left_behind(open_home / "nobody", sockets.with_name("lakebranch-65534")) == []
+    assert segment not in Path("/proc/sysvipc/shm").read_text().split()
 
 
 def test_root_without_user_namespaces_in_a_closed_place(
