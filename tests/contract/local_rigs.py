@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -80,6 +81,26 @@ def volumes() -> Iterator[Volumes]:
             yield made
     finally:
         shutil.rmtree(directory)
+
+
+@contextmanager
+def small_disk(mount: Path, size: str) -> Iterator[None]:
+    """A file system in memory at a directory, until the block ends; skips where it cannot be had."""
+    mount.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size},mode=700", "tmpfs", str(mount)]
+    if os.geteuid() != 0 or subprocess.run(command, check=False).returncode:
+        pytest.skip("needs root to mount a small tmpfs")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", mount], check=True)
+
+
+def fill(file: Path) -> None:
+    """Write to a file until no byte is free."""
+    with file.open("wb", buffering=0) as full, contextlib.suppress(OSError):
+        while True:
+            full.write(bytes(1 << 16))
 
 
 @dataclass

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from local_rigs import rig
-from rewind_rigs import Branch, answers
+from local_rigs import fill, rig, run_sql, small_disk
+from rewind_rigs import Branch, answers, end_lease
 
 from pytest_lakebranch.errors import BranchError
 from pytest_lakebranch.postgres.connect import connect
 from pytest_lakebranch.providers.local.rewind import buffers
+from pytest_lakebranch.providers.local.server import Server
 from pytest_lakebranch.state import SOCKET_NAME
 
 pytest_plugins = ["local_fixtures", "rewind_fixtures"]
@@ -126,3 +127,27 @@ def test_client_that_waits_to_be_accepted(branch: Branch) -> None:
         timer.join()
         late.settimeout(5)
         assert late.recv(1) in (b"", b"E")
+
+
+def test_disk_that_fills_up_while_files_are_put_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is back by then is of no use: the branch is replaced, and with room again the next one is whole."""
+    evict_all = buffers.evict_all
+
+    def evict_all_and_fill(server: Server) -> buffers.Evicted:
+        evicted = evict_all(server)
+        fill(disk / "filler")
+        return evicted
+
+    disk = tmp_path / "disk"
+    with small_disk(disk, "200m"), rig(disk / "home", storage="copy") as made:
+        compute = made.start()
+        run_sql(compute, "drop table item")
+        monkeypatch.setattr(buffers, "evict_all", evict_all_and_fill)
+        ending, reason = end_lease(compute)
+        assert ending == "replace"
+        assert "No space left on device" in reason
+        with pytest.raises(BranchError, match="written to while nobody had it|died"):
+            compute.mark()
+        (disk / "filler").unlink()
+        compute.discard()
+        assert run_sql(made.start("next"), "select count(*) from item where name > ''") == [(2000,)]
