@@ -7,8 +7,10 @@ registry into an environment of their own, beside this file.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -29,10 +31,17 @@ from pytest_lakebranch.providers.local.compute import LocalCompute
 HERE = Path(__file__).parent
 RESULTS = HERE / "results.json"
 PEERS = ("pytest", "pytest-xdist", "psycopg[binary]", "pytest-postgresql", "pgmem", "pytest-django", "django")
-LIMIT = 900
-"""Seconds for one run of pytest."""
+LIMIT = 300
+"""Seconds for one run of pytest; the longest (pytest-postgresql, 2 GB, two workers) should take half of it."""
+END_SECONDS = 30
+"""Seconds in which a run that took too long may stop its servers."""
 USER = ("unshare", "--user", "--map-user=1000", "--map-group=1000")
 """What makes an ordinary user of root: PostgreSQL refuses to serve root, and not every peer sees to that."""
+
+
+WHY_LENGTH = 300
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+"""With that variable every process of a run would compile all plugins anew."""
 
 
 @dataclass(frozen=True)
@@ -73,9 +82,9 @@ def _environment() -> str:
     """The Python of an environment with all peers, and with us."""
     python = HERE / ".venv" / "bin" / "python"
     if not python.exists():
-        subprocess.run([sys.executable, "-m", "venv", python.parents[1]], check=True)
+        subprocess.run([sys.executable, "-m", "venv", python.parents[1]], check=True, env=ENVIRONMENT)
         install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        subprocess.run([*install, *PEERS, "--editable", f"{ROOT}[embedded,xdist]"], check=True)
+        subprocess.run([*install, *PEERS, "--editable", f"{ROOT}[embedded,xdist]"], check=True, env=ENVIRONMENT)
     return str(python)
 
 
@@ -108,7 +117,7 @@ def _cell(name: str, peer: str, workers: int, bench: Bench) -> dict[str, object]
         except subprocess.TimeoutExpired:
             return {"cannot": f"not done after {LIMIT} s"}
         except subprocess.CalledProcessError as error:
-            return {"cannot": "failed: " + (error.stdout + error.stderr).strip()[-300:]}
+            return {"cannot": f"failed: {_why(error.output)}"}
         times = [[float(line) for line in path.read_text().split()] for path in project.glob("times.*")]
     each = [took for worker in times for took in worker[1:]]  # the first also sets up the session
     return {"ms": round(statistics.median(each), 2), "seconds": round(seconds, 2), "tests": tests}
@@ -125,7 +134,7 @@ def _run(contestant: Contestant, words: tuple[str, ...], project: Path, bench: B
     if contestant.ordinary_user and os.geteuid() == 0:
         command = [*USER, *command]
     environment = {
-        **os.environ,
+        **ENVIRONMENT,
         "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
         "PYTHONPATH": str(HERE),
         "STOPWATCH": str(project / "times"),
@@ -136,8 +145,39 @@ def _run(contestant: Contestant, words: tuple[str, ...], project: Path, bench: B
     if "copy" in contestant.options:
         environment["LAKEBRANCH_STORAGE"] = "copy"
     began = time.perf_counter()
-    subprocess.run(command, cwd=project, env=environment, check=True, capture_output=True, text=True, timeout=LIMIT)
+    _run_to_end(command, project, environment)
     return time.perf_counter() - began
+
+
+def _run_to_end(command: list[str], project: Path, environment: dict[str, str]) -> None:
+    """Raises TimeoutExpired, or CalledProcessError with what pytest said; servers are stopped in either case."""
+    output = project / "output"
+    with output.open("w") as stream:
+        run = subprocess.Popen(
+            command, cwd=project, env=environment, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        try:
+            run.wait(LIMIT)
+        except subprocess.TimeoutExpired:
+            _end(run)
+            raise
+    if run.returncode:
+        raise subprocess.CalledProcessError(run.returncode, command, output.read_text())
+
+
+def _end(run: subprocess.Popen[bytes]) -> None:
+    """As Ctrl-C does it, so that servers go too; and by force if that takes too long."""
+    for number in (signal.SIGINT, signal.SIGKILL):
+        os.killpg(run.pid, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            run.wait(END_SECONDS)
+            return
+
+
+def _why(said: str) -> str:
+    """What pytest calls the error, in one line."""
+    lines = [line for line in said.splitlines() if line.startswith(("E  ", "ERROR", "FAILED"))]
+    return " ".join(" ".join(lines or said.splitlines()[-3:]).split())[:WHY_LENGTH]
 
 
 if __name__ == "__main__":

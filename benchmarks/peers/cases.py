@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-ROW_BYTES = 400
+ROW_BYTES = 1750
+"""Of a row and its share of two indexes: wide ones, since each peer loads them anew, up to 2 GB."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Case:
 
 
 COLUMNS = "(id serial PRIMARY KEY, a text, b text UNIQUE)"
-FILL = "INSERT INTO t{n} (a, b) SELECT repeat(md5(g::text), 8), md5(g::text) FROM generate_series(1, {rows}) g;\n"
+FILL = "INSERT INTO t{n} (a, b) SELECT repeat(md5(g::text), 48), md5(g::text) FROM generate_series(1, {rows}) g;\n"
 INSERT = """conn.execute(f"INSERT INTO t{n % 10} (a, b) VALUES ('x', 'new {n} {os.getpid()}')")"""
 READ = 'conn.execute(f"SELECT count(*) FROM t{n % 10}")'
 STRUCTURE = 'conn.execute(f"CREATE TABLE f{n}_{os.getpid()} (id serial PRIMARY KEY, v text)")'

@@ -32,7 +32,7 @@ def table(results: Results) -> str:
         f"Median milliseconds per test, with its set-up, its connection and its tear-down; in brackets, × the floor's. "
         f"Made by `python -m benchmarks.peers` on {os.cpu_count()} processors, {platform.system()} "
         f"{platform.machine()}, Python {platform.python_version()}; the same PostgreSQL binaries for all but pgmem, "
-        "which brings its own.",
+        "which brings its own. –: see below; nothing: not measured.",
         "",
     ]
     for workers in (0, 2):
