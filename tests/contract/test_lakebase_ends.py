@@ -18,15 +18,12 @@ from google.protobuf.duration_pb2 import Duration
 from lakebase_rigs import Cloud, calls, cloud, ended, ours, sql
 
 from pytest_lakebranch import cloud_record
-from pytest_lakebranch.branches.base import Plan
-from pytest_lakebranch.branches.engine import running
-from pytest_lakebranch.branches.lease import Request
 from pytest_lakebranch.emulator.limits import Limits
+from pytest_lakebranch.emulator.sql import run as run_sql
 from pytest_lakebranch.errors import BranchError, CloudError
 from pytest_lakebranch.kept import Kept
 from pytest_lakebranch.model import ForkPoint
 from pytest_lakebranch.postgres.connect import connect
-from pytest_lakebranch.providers.lakebase.branches import Branches, Pace
 from pytest_lakebranch.providers.lakebase.names import Name, owner_of
 from pytest_lakebranch.providers.lakebase.reaper import reap
 from pytest_lakebranch.state import State
@@ -103,6 +100,19 @@ def test_clients_that_could_not_be_ended_are_a_reason(lakebase: Emulated, tmp_pa
         assert compute.change() == "its clients could not be ended"
 
 
+def test_a_project_whose_maintenance_database_is_closed(new_emulator: Callable[..., Emulated], tmp_path: Path) -> None:
+    """The project's own does for our connection, also for templates."""
+    emulated = new_emulator()
+    production = emulated.emulator.world.projects["demo"].branches["production"].store.running()
+    run_sql(production.server, "revoke connect on database {} from public", "postgres")
+    with cloud(emulated, tmp_path, database="shop", user="clerk") as here:
+        at = template(here)
+        compute = here.provider.start("b1", at)
+        compute.mark()
+        assert sql(compute.endpoint, "select current_database() || current_user") == [("shopclerk",)]
+        assert ended(compute) is None
+
+
 def test_what_a_kept_branch_comes_from_stays(here: Cloud) -> None:
     """The end of the run does not wait for what cannot be deleted; it goes after its death date."""
     at = template(here)
@@ -127,6 +137,13 @@ def test_keeping_is_done_when_it_says_so(new_emulator: Callable[..., Emulated], 
         kept = compute.keep(note(7200))
         assert 300 <= kept.until - time.time() <= 1000
         assert expires(emulated, compute.path) == pytest.approx(kept.until, abs=30)
+
+
+def test_a_branch_may_be_kept_longer_than_the_history(here: Cloud) -> None:
+    """What the workspace allows is what counts, not how far back it can fork."""
+    compute = here.start("b1")
+    assert compute.keep(note(10 * 86400)).until - time.time() == pytest.approx(10 * 86400, abs=60)
+    assert (expires(here.emulated, compute.path) or 0) - time.time() == pytest.approx(10 * 86400, abs=60)
 
 
 def test_no_renewal_undoes_what_has_no_end(lakebase: Emulated, tmp_path: Path) -> None:
@@ -248,39 +265,6 @@ def test_no_name_is_used_twice(here: Cloud) -> None:
     assert "-b3r2-" in here.start("b3").path
 
 
-def test_the_limit_of_active_computes_is_learnt(new_emulator: Callable[..., Emulated], tmp_path: Path) -> None:
-    """It is a limit of branches to us, since none is of use that cannot be logged in to: at the deadline it is said."""
-    emulated = new_emulator(limits=Limits(active_computes=1))
-    says = r"lets no more computes be active|no room .*within 2 s.*53300: branch b2 .* limit of 1 "
-    with cloud(emulated, tmp_path, deadline="2s") as here:
-        first = here.start("b1")
-        with pytest.raises(BranchError, match=says):
-            here.start("b2")
-        assert here.provider._project.budget._learnt == 1
-        first.discard()
-        here.start("b3")
-    assert poll(lambda: None if ours(emulated) else True, deadline=Deadline(5)), ours(emulated)
-
-
-def test_a_spare_makes_room_for_who_waits(new_emulator: Callable[..., Emulated], tmp_path: Path) -> None:
-    """Where it holds the last compute that may be active, a fork gets a branch all the same."""
-    emulated = new_emulator(limits=Limits(active_computes=2))
-    plan = Plan((), ())
-    with cloud(emulated, tmp_path, deadline="60s") as here, running(here.engine()) as engine:
-        engine.bases.request("gw0", plan)
-        base = engine.bases.key(plan)
-        for number in range(2):
-            grant = engine.lease(Request("gw0", f"t{number}", "test", base))
-            sql(grant.endpoint, "create table written ()")
-            engine.release(grant.lease)
-        worker = engine.lease(Request("gw0", "gw0", "worker", base))
-        sql(worker.endpoint, "create table seed ()")
-        for number in range(2):
-            child = engine.lease(Request("gw0", f"c{number}", "test", base, parent=worker.lease))
-            assert sql(child.endpoint, "select count(*) from seed") == [(0,)]
-            engine.release(child.lease)
-
-
 def test_the_latest_template_is_used(here: Cloud, lakebase: Emulated, tmp_path: Path) -> None:
     """Of those that runs have kept."""
     made = []
@@ -349,38 +333,9 @@ def test_times_are_written_as_the_service_wants_them(here: Cloud) -> None:
     for given, sent in (
         ("2026-11-01T12:00Z", "2026-11-01T12:00:00Z"),
         ("2026-11-01T12:00:00.5+02:00", "2026-11-01T10:00:00.500000Z"),
-        ("2026-11-01", "2026-11-01T00:00:00Z"),
         ("0/16B3748", "0/16B3748"),
     ):
         assert at(given).location.endswith(f"@{sent}")
-    with pytest.raises(BranchError, match=r"at='yesterday' is neither a time .* nor a position"):
-        at("yesterday")
-
-
-def test_the_pace_is_learnt_in_both_directions() -> None:
-    """A service that has become quicker is looked at earlier, and none is waited for longer than two seconds."""
-    pace = Pace()
-    pace.learn(30.0, at_once=False)
-    assert pace.first_look == 2.0
-    for _ in range(40):
-        pace.learn(pace.first_look, at_once=True)
-    assert pace.first_look < 0.5
-
-
-def test_a_limit_is_learnt_once() -> None:
-    """By however many creates it is met at the same time."""
-    branches = Branches(None, None, 3600.0, 86400.0)  # type: ignore[arg-type]
-    together = threading.Barrier(8)
-
-    def create(ttl: float) -> None:
-        if ttl > 2000:
-            together.wait(5)
-            raise CloudError("expiration time exceeds the maximum expiration time")
-
-    threads = [threading.Thread(target=branches._within_longest, args=(3600.0, create)) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    branches._working.shutdown()
-    assert branches.ttl == 1800
+    for wrong in ("yesterday", "2026-11-01T12:00"):
+        with pytest.raises(BranchError, match=rf"at='{wrong}' is neither a time with its zone.* nor a position"):
+            at(wrong)

@@ -38,7 +38,8 @@ def client(script: Script, time: Time) -> Iterator[Client]:
         def _answer(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             script.seen.append((self.command, self.path, dict(self.headers), body))
-            answer = script.answers.pop(0) if script.answers else (200, {}, {"ok": True})
+            scripted = script.answers and self.command != "DELETE"  # these come beside all else
+            answer = script.answers.pop(0) if scripted else (200, {}, {"ok": True})
             if answer == "drop":
                 self.close_connection = True
                 self.connection.close()
@@ -53,7 +54,7 @@ def client(script: Script, time: Time) -> Iterator[Client]:
             self.wfile.write(data[: len(data) // 2] if half else data)
             self.close_connection = half
 
-        do_GET = do_POST = _answer  # noqa: N815  (the library's names)
+        do_GET = do_POST = do_DELETE = _answer  # noqa: N815  (the library's names)
 
         def date_time_string(self, timestamp: float | None = None) -> str:
             return script.date or super().date_time_string(timestamp)

@@ -128,7 +128,7 @@ def may_go(path: str, status: dict[str, bool]) -> bool:
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=300)
-@given(prefixes, ids, statuses, st.sampled_from(["delete", "expire", "resize", "create"]))
+@given(prefixes, ids, statuses, st.sampled_from(["delete", "expire", "resize", "endpoint", "create"]))
 def test_nothing_else_can_be_touched(service: Any, prefix: str, branch: str, status: dict[str, bool], act: str) -> None:
     """No request that changes anything leaves us unless it is for a branch that may go, and then for that one only."""
     api, seen = service
@@ -138,6 +138,7 @@ def test_nothing_else_can_be_touched(service: Any, prefix: str, branch: str, sta
         "delete": lambda: api.delete(path, deadline(), status=status),
         "expire": lambda: api.set_expiration(path, {"ttl": "300s"}, deadline()),
         "resize": lambda: api.make_small(f"{path}/endpoints/primary"),
+        "endpoint": lambda: api.create_endpoint(path, deadline()),
     }
     if act == "create":
         path, status = f"{PROJECT}/branches/{branch}", {}

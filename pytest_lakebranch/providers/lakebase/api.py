@@ -20,6 +20,7 @@ ME = "/api/2.0/preview/scim/v2/Me"
 PAGE = "100"
 CREDENTIAL_SECONDS = 3600
 READ_WRITE = "ENDPOINT_TYPE_READ_WRITE"
+NO_ENDPOINT = "it has no endpoint"
 AWAKE = ("ACTIVE", "IDLE")
 SMALLEST_CU = 0.5
 SUSPEND_SECONDS = 60
@@ -131,18 +132,22 @@ class Api:
 
     def host_of(self, path: str, deadline: Deadline) -> Host | None:
         """The branch's endpoint for reading and writing; None while it is on its way."""
+        found = self.look(path, deadline)
+        return found if isinstance(found, Host) else None
+
+    def look(self, path: str, deadline: Deadline) -> Host | str:
+        """The branch's endpoint for reading and writing; while it is on its way, how far it is."""
         try:
             answer = self._call("GET", f"{path}/endpoints", f"reading the endpoints of {path}", deadline)
         except CloudError as error:
             if error.status == 404:
-                return None
+                return "it does not exist"
             raise
         for endpoint in answer.get("endpoints") or []:
             status = endpoint.get("status") or {}
-            host = (status.get("hosts") or {}).get("host")
-            if status.get("endpoint_type") == READ_WRITE and host and status.get("current_state") in AWAKE:
-                return Host(str(endpoint["name"]), str(host), _is_small(status))
-        return None
+            if status.get("endpoint_type") == READ_WRITE:
+                return _host(str(endpoint["name"]), status)
+        return NO_ENDPOINT
 
     def credential(self, endpoint: str, deadline: Deadline) -> str:
         """A token with which to log in at an endpoint, good for ``CREDENTIAL_SECONDS``."""
@@ -195,6 +200,17 @@ class Api:
                     raise
             self.client.clock.sleep(CHILDREN_PAUSE)
 
+    def create_endpoint(self, path: str, deadline: Deadline) -> None:
+        """Begin to make an endpoint for reading and writing, where a branch has none; it may have got one meanwhile."""
+        self._check(path)
+        body = {"spec": {"endpoint_type": READ_WRITE, **SMALLEST}}
+        more: dict[str, Any] = {"query": {"endpoint_id": "primary"}, "body": body}
+        try:
+            self._call("POST", f"{path}/endpoints", f"making an endpoint of {path}", deadline, **more)
+        except CloudError as error:
+            if error.status != 409:
+                raise
+
     def make_small(self, endpoint: str) -> None:
         """The smallest compute, suspended as early as may be; returns when it is. Raises CloudError or BranchError."""
         self._check(endpoint.partition("/endpoints/")[0])
@@ -235,6 +251,13 @@ class Api:
 
     def _check(self, path: str, status: Mapping[str, Any] | None = None) -> None:
         self.guard.check(path, status, now=self.now())
+
+
+def _host(name: str, status: Mapping[str, Any]) -> Host | str:
+    host, state = (status.get("hosts") or {}).get("host"), status.get("current_state")
+    if host and state in AWAKE:
+        return Host(name, str(host), _is_small(status))
+    return f"its endpoint is {state or 'in no state'}{'' if host else ' and has no host'}"
 
 
 def _is_small(status: Mapping[str, Any]) -> bool:

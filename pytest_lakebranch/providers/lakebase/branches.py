@@ -10,18 +10,17 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from pytest_lakebranch.errors import BranchError, CloudError
+from pytest_lakebranch.errors import CloudError
 from pytest_lakebranch.providers._budget import Budget
 from pytest_lakebranch.providers._rest import is_quota
-from pytest_lakebranch.providers.lakebase.api import ATTEMPTS, FIRST_LOOK, LONGEST_LOOK, TTL_CAP, Api, Host, is_mishap
+from pytest_lakebranch.providers.lakebase.api import ATTEMPTS, FIRST_LOOK, TTL_CAP, Api, Host, is_mishap
+from pytest_lakebranch.providers.lakebase.arrival import Arrival
 from pytest_lakebranch.providers.lakebase.upstream import TOO_MANY
 from pytest_lakebranch.waiting import Clock, Deadline
 
 T = TypeVar("T")
 LOG = logging.getLogger("pytest_lakebranch.lakebase")
 SHORTEST_TTL = 300.0
-OPERATION_EVERY = 8
-"""Looks after which the operation is asked why it takes so long."""
 FIRST_LOOK_AT_MOST = 2.0
 """Seconds: a service that was slow for a while is not waited for ever after."""
 REFUSED = range(400, 500)
@@ -126,7 +125,8 @@ class Branches:
             operation = self.api.create(branch_id, {**source, **_expiration(ttl)}, deadline)
 
         self._within_longest(self.ttl, create)
-        host, looks = self._await(branch_id, operation, deadline)
+        arrival = Arrival(self.api, self.path(branch_id), operation, _doing(branch_id), deadline)
+        host, looks = arrival.wait(self.pace.first_look)
         self.pace.learn(self.clock.now() - began, at_once=looks == 1)
         return self.path(branch_id), host
 
@@ -151,21 +151,6 @@ class Branches:
     def ttl(self) -> float:
         """Seconds after which a branch of ours expires when nobody renews it, counted by the service's clock."""
         return min(self.wanted_ttl, self.longest)
-
-    def _await(self, branch_id: str, operation: str, deadline: Deadline) -> tuple[Host, int]:
-        """Where to log in, and how many looks it took."""
-        path, pause, looks = self.path(branch_id), self.pace.first_look, 0
-        while True:
-            self.clock.sleep(min(pause, max(deadline.left, 0.001)))
-            host = self.api.host_of(path, deadline)
-            looks += 1
-            if host is not None:
-                return host, looks
-            if deadline.passed:
-                raise BranchError(f"branch {branch_id} was not there after {deadline.seconds:.0f} s.")
-            if operation and looks % OPERATION_EVERY == 0:
-                self.api.is_done(operation, _doing(branch_id), deadline)
-            pause = FIRST_LOOK if looks == 1 else min(pause * 1.3, LONGEST_LOOK)
 
     def keep_forever(self, path: str) -> None:
         """Take a branch's expiry away, so that it may have children. Raises CloudError or BranchError."""

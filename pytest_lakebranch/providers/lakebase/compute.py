@@ -19,6 +19,7 @@ from pytest_lakebranch.model import Endpoint, ForkPoint
 from pytest_lakebranch.postgres.connect import connect
 from pytest_lakebranch.postgres.forwarder import Forwarder, listen_in
 from pytest_lakebranch.providers.lakebase.api import SUSPEND_SECONDS
+from pytest_lakebranch.providers.lakebase.project import DATABASE
 from pytest_lakebranch.providers.lakebase.upstream import Door
 from pytest_lakebranch.state import PORT
 from pytest_lakebranch.waiting import Deadline, poll
@@ -37,7 +38,9 @@ LIVING = "select count(*) from pg_stat_activity where pid = any(%s)"
 END = "select pg_terminate_backend(pid) from pg_stat_activity where pid = any(%s)"
 LEAVE_SECONDS, END_SECONDS = 2.0, 10.0
 MAINTENANCE = "postgres"
-"""The database of our own connection: tests drop theirs."""
+"""The database of our own connection: tests drop theirs. Where it is closed to us, another one has to do."""
+CLOSED = frozenset({"3D000", "42501", "55000"})
+"""SQLSTATEs of a database that does not exist, is not for us, or takes no connections."""
 
 
 class State(NamedTuple):
@@ -88,6 +91,8 @@ class LakebaseCompute:
     unlogged: bool = False
     now: Callable[[], float] = time.time
     _forwarder: Forwarder = field(init=False)
+    _database: str = MAINTENANCE
+    _others: list[str] = field(init=False)
     _control: psycopg.Connection[Any] | None = None
     _mark: State | None = None
     _seen: State | None = None
@@ -101,6 +106,7 @@ class LakebaseCompute:
     _lock: threading.RLock = field(default_factory=threading.RLock)
 
     def __post_init__(self) -> None:
+        self._others = [DATABASE, self.dbname]
         self.sockets.mkdir(mode=0o700)
         self._forwarder = Forwarder(listen_in(self.sockets), self.door, name=f"branch {self.name}")
         self._forwarder.open()
@@ -118,7 +124,7 @@ class LakebaseCompute:
     @property
     def maintenance(self) -> Endpoint:
         """Where roles and databases are made: as the branch's API identity, and not in the tests' database."""
-        return Endpoint(str(self.sockets), PORT, self.door.identity, MAINTENANCE)
+        return Endpoint(str(self.sockets), PORT, self.door.identity, self._database)
 
     @property
     def has_clients(self) -> bool:
@@ -129,7 +135,16 @@ class LakebaseCompute:
 
     def open_control(self) -> None:
         """Log in, which the endpoint may refuse for a while; raises psycopg.OperationalError."""
-        self._control = connect(self.maintenance, autocommit=True)
+        import psycopg
+
+        while True:
+            try:
+                self._control = connect(self.maintenance, autocommit=True)
+                break
+            except psycopg.OperationalError:
+                if self.door.refused not in CLOSED or not self._others:
+                    raise
+                self._database = self._others.pop(0)
         self._heard = self.now()
         self.door.is_broken = self._is_cut_off
 

@@ -24,8 +24,10 @@ def moment(when: str) -> str:
     try:
         found = datetime.fromisoformat(when)
     except ValueError:
+        found = None
+    if found is None or found.tzinfo is None:
         raise BranchError(
-            f"at={when!r} is neither a time such as 2026-11-01T12:00Z nor a position in the log such as 0/16B3748."
-        ) from None
-    known = found if found.tzinfo else found.replace(tzinfo=UTC)
-    return known.astimezone(UTC).isoformat().replace("+00:00", "Z")
+            f"at={when!r} is neither a time with its zone, such as '2026-11-01T12:00Z', nor a position in the log, "
+            "such as '0/16B3748'."
+        )
+    return found.astimezone(UTC).isoformat().replace("+00:00", "Z")

@@ -314,7 +314,7 @@ class LakebaseProvider:
     # -- the end
 
     def at(self, when: str) -> ForkPoint:
-        """See Provider. A time without an offset is in UTC."""
+        """See Provider."""
         location = f"{self._project.source}{AT}{moment(when)}"
         return ForkPoint(location, location)
 

@@ -86,7 +86,7 @@ class Upkeep:
         """
         term = self._term(path)
         with term.lock:
-            seconds = self._branches.set_ttl(path, min(until - self._wall(), self._branches.retention))
+            seconds = self._branches.set_ttl(path, until - self._wall())
             term.settled = True
             return self._wall() + seconds
 
