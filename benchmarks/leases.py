@@ -14,6 +14,8 @@ from pytest_lakebranch.branches.lease import Request
 from pytest_lakebranch.ledger import Ledger
 from pytest_lakebranch.model import Grant
 from pytest_lakebranch.postgres.connect import connect
+from pytest_lakebranch.providers.local.processes import is_running
+from pytest_lakebranch.waiting import Deadline, poll
 
 ROUNDS = 200
 FEW = 40
@@ -65,13 +67,19 @@ class Bench:
         grant = self.engine.lease(request)
         return grant, (time.perf_counter() - began) * 1e3
 
-    def cost(self, *work: str, expected: str, lasts: float = 0.0, disposable: bool = False) -> tuple[float, float]:
-        """Milliseconds waited for a lease and for its end."""
+    def cost(
+        self, *work: str, expected: str, lasts: float = 0.0, disposable: bool = False, gone: bool = True
+    ) -> tuple[float, float]:
+        """Milliseconds waited for a lease and for its end; the test's connection is the test's own, and so is
+        its end, unless not ``gone``.
+        """
         grant, leasing = self.lease(disposable=disposable)
         with connect(grant.endpoint, autocommit=True) as session:
             for statement in work:
                 session.execute(statement)
+            server = session.info.backend_pid
         time.sleep(lasts)
+        poll(lambda: None if gone and is_running(server) else True, deadline=Deadline(1), every=0.0001)
         began = time.perf_counter()
         end = self.engine.release(grant.lease)
         releasing = (time.perf_counter() - began) * 1e3
@@ -105,13 +113,18 @@ def bench(home: Path, megabytes: int) -> Iterator[Bench]:
         ledger.close()
 
 
-CASES: dict[str, tuple[str, Callable[[Bench], float], float]] = {
+CASES: dict[str, tuple[str, Callable[[Bench], float], float | None]] = {
     "clean": (
         "lease and release, clean",
         lambda b: b.median("SELECT count(*) FROM t1 WHERE id < 5", expected="clean"),
         0.5,
     ),
     "insert": ("lease and release, one INSERT rewound", lambda b: b.median(INSERT, expected="rewind"), 3),
+    "insert at once": (
+        "the same with the end of the test's connection",
+        lambda b: b.median(INSERT, expected="rewind", gone=False),
+        None,
+    ),
     "data": ("lease and release, 50 blocks in 8 relations rewound", lambda b: b.median(*MANY, expected="rewind"), 3),
     "ddl": ("lease and release, DDL rewound", lambda b: b.median(*STRUCTURE, expected="rewind", rounds=FEW), 15),
     "destructive": (
