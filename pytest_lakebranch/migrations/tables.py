@@ -30,7 +30,7 @@ FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_namespace n ON n
 WHERE i.indrelid = ANY(%s) AND c.relkind = 'i'
 """
 _REQUIRED = """
-SELECT a.attrelid::bigint, a.attnum, a.attname FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+SELECT a.attrelid::bigint, a.attnum, a.attname, a.atthasmissing FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
 WHERE a.attrelid = ANY(%s) AND a.attnum > 0 AND NOT a.attisdropped AND a.attinhcount = 0
 AND NOT a.atthasdef AND a.attidentity = '' AND t.typdefault IS NULL
 AND (a.attnotnull OR t.typnotnull OR EXISTS (SELECT FROM pg_constraint k WHERE k.conrelid = a.attrelid
@@ -66,6 +66,13 @@ class Index(NamedTuple):
     filenode: int
 
 
+class _Required(NamedTuple):
+    """A column that an INSERT must give a value; ``by_default``: the rows that were there have a default instead."""
+
+    name: str
+    by_default: bool
+
+
 @dataclass(frozen=True, slots=True)
 class Tables:
     """All tables of the database that are not PostgreSQL's own or ours, by oid; their indexes and columns.
@@ -76,7 +83,7 @@ class Tables:
     tables: Mapping[int, Table]
     indexes: Mapping[int, Index]
     columns: frozenset[Column]
-    required: Mapping[Column, str]
+    required: Mapping[Column, _Required]
 
     @classmethod
     def seen(cls, connection: Any) -> Tables:
@@ -109,11 +116,11 @@ class Tables:
                 yield IndexMade(index.name, table.name, alone=True, rows=table.rows, again=True)
 
     def newly_required(self, connection: Any) -> Iterator[RequiredColumn]:
-        """Columns that must be given a value now, and that needed none before, or were not there."""
-        for column, name in sorted(_required(connection, self.tables).items()):
-            if column not in self.required:
-                table = self.tables[column.table]
-                yield RequiredColumn(table.name, name, table.rows, added=column not in self.columns)
+        """Columns that must be given a value now, and needed none before, or were not there and were not filled."""
+        for column, now in sorted(_required(connection, self.tables).items()):
+            table, added = self.tables[column.table], column not in self.columns
+            if column not in self.required and not (added and table.rows and not now.by_default):
+                yield RequiredColumn(table.name, now.name, table.rows, added=added)
 
 
 def _untold(table: Table, *, uncounted: bool) -> str:
@@ -127,6 +134,6 @@ def _indexes(connection: Any, tables: Mapping[int, Table]) -> dict[int, Index]:
     return {oid: Index(*rest) for oid, *rest in connection.execute(_INDEXES, [list(tables)])}
 
 
-def _required(connection: Any, tables: Mapping[int, Table]) -> dict[Column, str]:
+def _required(connection: Any, tables: Mapping[int, Table]) -> dict[Column, _Required]:
     rows = connection.execute(_REQUIRED, [list(tables)])
-    return {Column(table, number): name for table, number, name in rows}
+    return {Column(table, number): _Required(*rest) for table, number, *rest in rows}
