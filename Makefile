@@ -30,7 +30,7 @@ matrix: $(VENV)/.installed  ## the same tests on every storage rung, -n 0/2/8, r
 soak: $(VENV)/.installed  ## rewind proved with 5,000 random leases, layers with 200 edits of 200 migrations, 300 kills; SOAK_LEASES, SOAK_EDITS, SOAK_SEED, FAULT_KILLS and FAULT_SEED choose others
 	SOAK=1 $(BIN)/python -m pytest -n 2 -m soak
 	SOAK_LEASES=$${SOAK_LEASES:-5000} $(BIN)/python -m pytest -s tests/contract/test_rewind_random.py tests/contract/test_rewind_mutations.py \
-		tests/contract/test_lakebase_faults.py tests/plugin/test_lakebase_runs.py
+		tests/contract/test_lakebase_faults.py
 	SOAK_MIGRATIONS=$${SOAK_MIGRATIONS:-200} SOAK_EDITS=$${SOAK_EDITS:-200} $(BIN)/python -m pytest -s tests/contract/test_layers_random.py
 	FAULT_KILLS=$${FAULT_KILLS:-300} $(BIN)/python -m pytest -s tests/plugin/test_faults.py
 

@@ -21,6 +21,9 @@ GROUP = "databricks_superuser"
 DEFAULT_DATABASE = "databricks_postgres"
 LOGIN_ROLES = """select rolname::text, rolcreatedb, rolcreaterole, rolbypassrls,
     pg_has_role(oid, %s, 'member') from pg_roles where rolcanlogin and rolname <> %s order by oid"""
+MADE = """select rolname::text from pg_roles
+where not rolsuper and rolname !~ '^pg_' and not pg_has_role(oid, %s, 'member') and rolname <> %s"""
+"""Roles that the base brought: they belong to the creator, as if by ``create role``."""
 DATABASES = """select datname::text, pg_get_userbyid(datdba)::text from pg_database
 where datallowconn and not datistemplate and datname <> %s order by oid"""
 
@@ -40,8 +43,9 @@ def prepare_root(branch: Branch, creator: Identity, now: float) -> None:
     run(server, "alter role {} createdb createrole bypassrls", creator.name)
     run(server, "grant {} to {}", GROUP, creator.name)
     databases: dict[str, str] = dict(server.query(DATABASES, MAINTENANCE))
-    for owner in {*databases.values()} - {creator.name, SUPERUSER}:
-        run(server, "grant {} to {}", owner, creator.name)
+    made = {name for (name,) in server.query(MADE, creator.name, GROUP)}
+    for role in made | {*databases.values()} - {creator.name, SUPERUSER}:
+        run(server, "grant {} to {} with admin option", role, creator.name)
     if DEFAULT_DATABASE not in databases:
         run(server, "create database {} owner {}", DEFAULT_DATABASE, creator.name)
     branch.roles = {role.id: role for role in _roles(server, creator, now)}

@@ -19,6 +19,7 @@ from lakebase_rigs import calls, environ, ours
 
 __all__ = [
     "LINKS",
+    "MAIN",
     "Emulated",
     "assert_no_process_shows",
     "assert_no_secret_in",
@@ -32,6 +33,7 @@ __all__ = [
     "secrets_of",
 ]
 
+MAIN = "from pytest_lakebranch.cli import main; raise SystemExit(main())"
 LINKS = """
 import contextlib, os, pathlib, pytest
 
@@ -102,5 +104,4 @@ def _is_host(process: psutil.Process, home: Path) -> bool:
 
 def command(project: Project, *words: str) -> pytest.RunResult:
     """``lakebranch`` in the project's directory."""
-    main = "from pytest_lakebranch.cli import main; raise SystemExit(main())"
-    return project.pytester.run(sys.executable, "-c", main, *words)
+    return project.pytester.run(sys.executable, "-c", MAIN, *words)

@@ -1,4 +1,4 @@
-"""Destructive tests: each has a disposable server, may be superuser on it, and may leave it in ruins.
+"""Destructive tests: each has a disposable server, may do all that its provider allows, and may leave it in ruins.
 
 Every one of them first finds a sound database, and runs more than once: so whichever comes later shows that the
 earlier ones did no harm.
@@ -37,8 +37,8 @@ def test_drop_what_can_be_dropped(lakebranch, time):
             conn.execute("SELECT FROM products")
         with pytest.raises(psycopg.errors.ObjectInUse):
             conn.execute("DROP DATABASE inventory")  # not while we are in it
-        conn.execute("CREATE ROLE vandal LOGIN SUPERUSER")
-    with lakebranch.connect(dbname="postgres", user="vandal", autocommit=True) as conn:
+        conn.execute("CREATE DATABASE elsewhere")
+    with lakebranch.connect(dbname="elsewhere", autocommit=True) as conn:
         conn.execute("DROP DATABASE inventory WITH (FORCE)")
         conn.execute("DROP ROLE inventory")
     with pytest.raises(psycopg.OperationalError):
@@ -47,15 +47,18 @@ def test_drop_what_can_be_dropped(lakebranch, time):
 
 @twice
 def test_corrupt_the_books(lakebranch, time):
-    """A superuser can switch the rules off; the report has to notice what was done meanwhile."""
+    """Who owns a table can switch its rules off; the report has to notice what was done meanwhile."""
     with lakebranch.connect() as conn:
-        conn.execute("SET session_replication_role = replica")
+        conn.execute("ALTER TABLE stock_movements DISABLE TRIGGER USER")
         conn.execute("DELETE FROM stock_movements WHERE movement_id % 100 = 0")
     assert reports.out_of_step() > 0
 
 
 @twice
 def test_kill_the_server_in_the_middle_of_a_transaction(lakebranch, time):
+    if lakebranch.provider != "local":
+        pytest.skip("the server is a process of another machine")
+
     def work() -> None:
         with connect() as conn, conn.transaction():
             orders.reserve(conn, orders.place(conn, 1, {"P00001": 1}))
