@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from pytest_lakebranch.steps.archive import Archive
 from pytest_lakebranch.steps.base import Workplace
 from pytest_lakebranch.steps.failures import Failure, base_error
 
+CLOSED = re.compile(r"REVOKE (?:ALL|USAGE) ON SCHEMA public FROM PUBLIC;")
 MOST_JOBS = 8
 """More connections than that at once gain little and come near a branch's max_connections."""
 
@@ -37,14 +38,17 @@ class DumpStep:
         """Restore the dump; the number of bytes in it."""
         what = archive.read(self.path, self.label)
         if what.format == "plain":
-            if what.makes_public:
+            makes_public = what.makes_public
+            if makes_public:
                 _make_way_for_public(place)
             failure = psql.run_file(place, self.path, cwd=place.root)
         else:
-            make_way(self.path, place)
+            makes_public = make_way(self.path, place)
             failure = restore(self.path, place, parallel=what.format != "tar")
         if failure:
             raise base_error(self.label, failure, self._advice(failure, what, place))
+        if makes_public:
+            open_public(self._definitions(what, place), place)
         return amounts.size_text(sum(path.stat().st_size for path in self._files()))
 
     def _files(self) -> list[Path]:
@@ -108,10 +112,22 @@ def definitions(path: Path, place: Workplace) -> list[str]:
     return programs.run(place, "pg_restore", *script, cwd=place.root, output=True).output.splitlines()
 
 
-def make_way(path: Path, place: Workplace) -> None:
-    """Remove the schema ``public`` of a new database where an archive makes it."""
-    if any(entry.startswith("SCHEMA - public ") for entry in entries(path, place)):
+def make_way(path: Path, place: Workplace) -> bool:
+    """Remove the schema ``public`` of a new database where an archive makes it; whether it does."""
+    makes_public = any(entry.startswith("SCHEMA - public ") for entry in entries(path, place))
+    if makes_public:
         _make_way_for_public(place)
+    return makes_public
+
+
+def open_public(definitions: Iterable[str], place: Workplace) -> None:
+    """Let everybody use the schema ``public`` that a dump has made, unless the dump takes that away.
+
+    pg_dump tells the rights on it as they differ from those in a new database, also where it makes the schema.
+    """
+    if not any(CLOSED.fullmatch(line.strip()) for line in definitions):
+        with closing(connect(place.endpoint, autocommit=True)) as conn:
+            conn.execute("GRANT USAGE ON SCHEMA public TO PUBLIC")
 
 
 def _failure(errors: str, where: str, status: int) -> Failure:

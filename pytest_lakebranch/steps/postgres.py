@@ -140,12 +140,14 @@ class PostgresStep:
         with _directory(self.inputs.notes.directory) as directory:
             copied = directory / "dump"
             self._dump(source, copied, place)
-            dump.make_way(copied, place)
-            _make_roles(roles.missing(dump.definitions(copied, place), place, look.roles), place)
+            makes_public, written = dump.make_way(copied, place), dump.definitions(copied, place)
+            _make_roles(roles.missing(written, place, look.roles), place)
             failure = self._restore_part(copied, source, look, place) if self.selection else dump.restore(copied, place)
             if failure:
                 failure = replace(failure, where=self.variable)  # the dump's directory is gone when this is read
                 raise base_error(self.label, failure, hints.advice(failure.message, place) or self._wider())
+            if makes_public:
+                dump.open_public(written, place)
             return amounts.size_text(sum(path.stat().st_size for path in copied.iterdir()))
 
     def _restore_part(self, copied: Path, source: dict[str, str], look: Look, place: Workplace) -> Failure | None:

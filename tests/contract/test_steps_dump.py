@@ -78,6 +78,25 @@ def test_schema_public_in_a_dump_is_no_conflict(place: Workplace, server: Server
     dump(server, place.root / "backup", style, "CREATE TABLE item (id int)", "--schema=public")
     parse("dump:backup", root=place.root).apply(place)
     assert rows(place, "SELECT count(*) FROM public.item") == [(0,)]
+    assert rows(place, "SELECT has_schema_privilege('public', 'public', 'USAGE')") == [(True,)]
+
+
+@pytest.mark.parametrize(
+    ("sql", "usable"),
+    [
+        ("SELECT 1", True),
+        ("GRANT CREATE ON SCHEMA public TO PUBLIC", True),
+        ("GRANT USAGE ON SCHEMA public TO pg_monitor", True),
+        ("REVOKE USAGE ON SCHEMA public FROM PUBLIC", False),
+    ],
+)
+def test_who_may_use_a_schema_public_that_a_dump_makes(
+    place: Workplace, server: Server, sql: str, usable: bool
+) -> None:
+    """Whoever may in the original: dumps tell rights as they differ from those of a new database's schema."""
+    dump(server, place.root / "backup", "custom", f"CREATE TABLE item (id int); {sql}", "--schema=public")
+    parse("dump:backup", root=place.root).apply(place)
+    assert rows(place, "SELECT has_schema_privilege('public', 'public', 'USAGE')") == [(usable,)]
 
 
 def test_public_that_an_earlier_step_filled_is_kept(place: Workplace, server: Server) -> None:

@@ -82,6 +82,7 @@ def test_whole_copy(source: Workplace, place: Workplace, tmp_path: Path) -> None
     ("words", "tables"),
     [
         ("schemas=stock", {"stock.item", "stock.names"}),
+        ("schemas=stock,public", {"stock.item", "stock.names", "maker"}),
         ("tables=stock.item", {"stock.item"}),
         ("tables=maker,stock.item", {"maker", "stock.item"}),
     ],
@@ -93,6 +94,7 @@ def test_selection(source: Workplace, place: Workplace, tmp_path: Path, words: s
     assert {name for (name,) in rows(place, f"{query} IN ('public', 'stock')")} == tables
     keys = rows(place, "SELECT count(*) FROM pg_constraint WHERE contype = 'f'")
     assert keys == [(1 if "maker" in tables else 0,)]
+    assert rows(place, "SELECT has_schema_privilege('public', 'public', 'USAGE')") == [(True,)]
 
 
 def test_roles_of_policies_and_default_privileges(source: Workplace, place: Workplace, tmp_path: Path) -> None:
