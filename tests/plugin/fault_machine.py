@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -97,12 +96,12 @@ class Machine:
         return held
 
     def shared_memory(self) -> list[str]:
-        """Servers' own files in /dev/shm that no process has mapped; initdb makes some for a moment.
+        """Servers' own files in /dev/shm that no process has mapped; initdb makes some for a moment, which pass.
 
         Larger ones are mapped only when they are used, and other tests of this machine have some: a server that leaves
         one leaves its own beside it.
         """
-        files = [path for path in Path("/dev/shm").glob("PostgreSQL.*") if _age(path) > 3 and _size(path) < OWN_SIZE]
+        files = [path for path in Path("/dev/shm").glob("PostgreSQL.*") if _size(path) < OWN_SIZE]
         mapped = "".join(map(_maps, Path("/proc").glob("[0-9]*/maps"))) if files else ""
         return [path.name for path in files if path.name not in mapped]
 
@@ -127,16 +126,10 @@ def _environ(pid: int) -> bytes:
     return b""
 
 
-def _age(path: Path) -> float:
-    with contextlib.suppress(FileNotFoundError):
-        return time.time() - path.stat().st_mtime
-    return 0.0
-
-
 def _size(path: Path) -> int:
     with contextlib.suppress(FileNotFoundError):
         return path.stat().st_size
-    return 0
+    return OWN_SIZE  # it has just gone
 
 
 def _maps(path: Path) -> str:

@@ -154,6 +154,7 @@ class Point:
     delay: float
     victim: Victim
     signal: signal.Signals
+    storage: Literal["auto", "copy"]
 
     @property
     def is_in_gate(self) -> bool:
@@ -171,12 +172,13 @@ class Point:
         polite = victim == "controller" and chance.random() < 0.5
         how = chance.choice([signal.SIGTERM, signal.SIGINT]) if polite else signal.SIGKILL
         occurrence = chance.randint(1, OCCURRENCES.get(phase, 1))
-        return cls(number, phase, occurrence, chance.random() * PHASES[phase], victim, how)
+        storage: Literal["auto", "copy"] = "copy" if (number // len(PHASES) + number) % 2 else "auto"
+        return cls(number, phase, occurrence, chance.random() * PHASES[phase], victim, how, storage)
 
     def __str__(self) -> str:
         nth = f" {self.occurrence}" if self.phase in OCCURRENCES else ""
         when = "in a gate" if self.is_in_gate else f"+ {self.delay * 1000:.0f} ms"
-        return f"#{self.number} {self.phase}{nth} {when}: {self.victim} {self.signal.name}"
+        return f"#{self.number} {self.phase}{nth} {when}: {self.victim} {self.signal.name}, {self.storage}"
 
 
 @dataclass
@@ -192,10 +194,11 @@ class Trial:
         for mark in self.project.path.glob("begins-*"):
             mark.unlink()
         fresh = self.point.phase == "base being built"
-        extra = f"create table extra_{self.point.number} (x int); select pg_sleep(0.6);" if fresh else ""
-        self.project.write(extra_dot_sql=extra or "select 1;")
+        extra = f"create table extra_{self.point.number} (x int); select pg_sleep(0.3);" if fresh else "select 1;"
+        self.project.write(extra_dot_sql=extra, wait_dot_sh="sleep 0.5 & wait" if fresh else "")
         before = set(entries(self.machine.home / "runs"))
-        run = self.project.start("-n", "2", "-q", env={**os.environ, MARK: self.machine.mark})
+        rung = f"--lakebranch-storage={self.point.storage}"
+        run = self.project.start("-n", "2", "-q", rung, env={**os.environ, MARK: self.machine.mark})
         try:
             reached = poll(lambda: self._reached(run, before), deadline=Deadline(60), every=0.002)
             killed = self._kill(run) if reached else 0

@@ -1,7 +1,7 @@
 """Something is killed at a point of a run's life: soon after, and at the latest with the next run, nothing is left.
 
-``FAULT_KILLS`` points are tried (default: a handful), chosen by ``FAULT_SEED``, from number ``FAULT_FIRST`` on; each is
-printed before it is tried, so that it can be tried again alone.
+``FAULT_KILLS`` points are tried (default: one in each phase), chosen by ``FAULT_SEED``, from number ``FAULT_FIRST`` on;
+each is printed before it is tried, so that it can be tried again alone.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tests.plugin.conftest import PLAIN, SOON, Project
 from tests.plugin.fault_machine import MARK, Machine, Present
 from tests.plugin.fault_rigs import CONFTEST, NEXT, PHASES, SUITE, VICTIMS, Point, Trial, bystander
 
-KILLS = int(os.environ.get("FAULT_KILLS", "2"))
+KILLS = int(os.environ.get("FAULT_KILLS", "8"))
 FIRST = int(os.environ.get("FAULT_FIRST", "0"))
 SEED = int(os.environ.get("FAULT_SEED", "3"))
 MANY = 20
@@ -48,8 +48,9 @@ def machine(project: Project, sockets: Path) -> Machine:
 @pytest.fixture(autouse=True)
 def base(project: Project) -> None:
     """A project with a table with two rows and tests of every kind."""
-    project.write(schema_dot_sql=SCHEMA, extra_dot_sql="select 1;", test_it=SUITE, conftest=CONFTEST)
-    project.ini(lakebranch_base=["sql:schema.sql", "sql:extra.sql"], lakebranch_env="DATABASE_URL")
+    project.write(schema_dot_sql=SCHEMA, extra_dot_sql="select 1;", wait_dot_sh="", test_it=SUITE, conftest=CONFTEST)
+    steps = ["sql:schema.sql", "sql:extra.sql", "command:sh wait.sh inputs=wait.sh"]
+    project.ini(lakebranch_base=steps, lakebranch_env="DATABASE_URL")
 
 
 @pytest.fixture
