@@ -42,6 +42,11 @@ class Application:
         """The URL leads to no branch from now on, also where one is shared: the test that runs has none."""
         self._lead(NOWHERE)
 
+    @property
+    def is_nowhere(self) -> bool:
+        """Whether :meth:`lead_nowhere` was the last word."""
+        return self._target is NOWHERE
+
     def lead_around(self) -> None:
         """Where the URL leads around tests: to the worker's branch, else the run's, else nowhere."""
         self._lead(None)

@@ -12,12 +12,13 @@ from pytest_lakebranch import outcome
 from pytest_lakebranch.branch import Branch
 from pytest_lakebranch.branches.lease import Purpose
 from pytest_lakebranch.errors import BranchError
-from pytest_lakebranch.markers import Wish, wish_of
+from pytest_lakebranch.markers import WIDER, Wish, wish_of
 from pytest_lakebranch.run import Run, told
 
 if TYPE_CHECKING:
     import psycopg
 
+LATE = "lakebranch_late"
 SHARED: tuple[Purpose, ...] = ("worker", "run")
 ROLLBACK_ONLY = "this test has isolation='rollback': lakebranch_conn is its only way to the database"
 
@@ -176,7 +177,24 @@ def unleased(run: Run, item: pytest.Item) -> Iterator[None]:
         if not named(item):
             ends.callback(run.application.lead_around)
             run.application.lead_nowhere()
+            if not item.config.pluginmanager.hasplugin(LATE):
+                item.config.pluginmanager.register(Late(run), LATE)
         yield
+
+
+class Late:
+    """Leads the URL of a test without a branch to a shared one that a fixture of the test asks for by its name only
+    when it is set up, as pytest-django's does for its marker. A plugin, once there are such tests.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_fixture_setup(self, request: pytest.FixtureRequest) -> None:
+        """After the fixtures that this one needs."""
+        if self._run.application.is_nowhere and WIDER & set(request.fixturenames):
+            self._run.application.lead_around()
 
 
 @contextmanager

@@ -87,6 +87,14 @@ class TestRun:
     def test_own(self, lakebranch):
         assert app.count() == 2
 
+@pytest.fixture
+def asked(request):
+    request.getfixturevalue("lakebranch_worker")
+
+@pytest.fixture
+def late(asked):
+    return app.count()
+
 class TestWorker:
     @pytest.fixture(scope="class")
     def by_worker(self, lakebranch_worker):
@@ -110,6 +118,10 @@ class TestWorker:
         with pytest.raises(psycopg.OperationalError, match=REFUSED):
             app.count()
 
+    @pytest.mark.parametrize("number", range(2))
+    def test_asks_late(self, late, number):
+        assert app.count() == 0
+
     def test_around_again(self, by_worker):
         assert app.count() == 0
 """
@@ -120,7 +132,7 @@ def test_around_tests(project: Project) -> None:
     test that has no branch it refuses also where a shared one is open.
     """
     project.write(test_it=AROUND)
-    project.run().assert_outcomes(passed=8)
+    project.run().assert_outcomes(passed=10)
 
 
 def test_stale_psycopg_connection_is_ended(project: Project) -> None:
