@@ -12,7 +12,7 @@ import psycopg
 import pytest
 from emulator_rigs import Emulated
 from lakebase_network import line
-from lakebase_rigs import cloud, machine, ours, sql
+from lakebase_rigs import Cloud, cloud, machine, ours, sql
 
 from pytest_lakebranch.branches.base import Plan
 from pytest_lakebranch.branches.engine import Engine, running
@@ -35,6 +35,13 @@ def built(engine: Engine) -> str:
     return ticket.id
 
 
+def wait_until_quiet(here: Cloud) -> None:
+    """Until no branch is being made or deleted: all that the budget counts are alive, or the template."""
+    budget = here.provider._project.budget
+    is_quiet = lambda: budget._taken == len(here.provider._living()) + 1  # noqa: E731
+    assert poll(lambda: is_quiet() or None, deadline=Deadline(60), every=0.01)
+
+
 @pytest.mark.parametrize(
     ("rounds", "seconds"), [(4, 1200), pytest.param(12, 600, marks=pytest.mark.soak)], ids=["80 minutes", "two hours"]
 )
@@ -51,9 +58,10 @@ def test_a_long_run(new_emulator: Callable[..., Emulated], tmp_path: Path, round
         base = built(engine)
         of_run, worker = (engine.lease(Request("gw0", name, name, base)) for name in ("run", "worker"))
         for number in range(rounds):
+            wait_until_quiet(here)  # a call that is under way while the clock moves has an old token
             ahead[0] += seconds
-            here.provider._upkeep.tick()
             emulated.emulator.advance(seconds)
+            here.provider._upkeep.tick()
             fork = engine.lease(Request("gw0", f"fork_{number}", "test", base, parent=worker.lease))
             plain = engine.lease(Request("gw0", f"test_{number}", "test", base))
             sql(plain.endpoint, "insert into made values (2)")
