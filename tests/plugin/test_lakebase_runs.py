@@ -190,6 +190,7 @@ def test_a_step_that_fails_says_no_password(cloud: Emulated, project: Project) -
 
 
 WRONG = {
+    "DATABRICKS_HOST": ("https://workspace.invalid", "asking who we are: https://workspace.invalid *DATABRICKS_HOST*"),
     "DATABRICKS_TOKEN": ("dapi-wrong", "asking who we are: 401 UNAUTHENTICATED: *. Request id: *DATABRICKS_TOKEN*"),
     "LAKEBRANCH_SOURCE": ("projects/none", "reading projects/none: 404 NOT_FOUND: *Request id: *lakebranch_source*"),
 }
@@ -199,7 +200,7 @@ WRONG = {
 def test_wrong_settings_are_one_message(
     cloud: Emulated, project: Project, monkeypatch: pytest.MonkeyPatch, variable: str
 ) -> None:
-    """For the first test, with status, code, request id and what to do; the others refer to it."""
+    """For the first test, with what to do, and what the service answered if it did; the others refer to it."""
     value, says = WRONG[variable]
     monkeypatch.setenv(variable, value)
     project.write(
