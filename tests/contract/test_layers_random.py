@@ -1,4 +1,4 @@
-"""Folders of migrations edited at random places: which layers are found, built and stored, against a model.
+"""Migrations edited at random places: which layers are found, built and stored, against a model.
 
 ``SOAK_MIGRATIONS``, ``SOAK_EDITS`` and ``SOAK_SEED`` choose how much and what; ``make soak`` takes 200 migrations.
 """
@@ -17,8 +17,9 @@ from typing import Any
 import pytest
 from lines import Line
 from local_rigs import Rig, rig
+from migration_projects import alembic_project, alembic_revision
 
-from pytest_lakebranch.branches.base import CHECKPOINT_AFTER, SPARSE, Bases, Plan
+from pytest_lakebranch.branches.base import Bases, Plan
 from pytest_lakebranch.building import Builder
 from pytest_lakebranch.postgres.connect import connect
 from pytest_lakebranch.progress import Progress
@@ -31,6 +32,8 @@ SEED = int(os.environ.get("SOAK_SEED", "1"))
 SECONDS_EACH = 0.3
 """What a migration is said to take, so that some of them are worth a layer."""
 MOST_LAYERS = 12
+WORTH, QUARTER = 1.0, 4
+"""What is stored on the way to a head: what took a second since the last layer, and a quarter of its step's time."""
 
 Content = tuple[str, ...]
 
@@ -55,8 +58,8 @@ class Model:
             unsaved += (done - before) * SECONDS_EACH
             spent += (done - before) * SECONDS_EACH
             before = done
-            enough = max(CHECKPOINT_AFTER, SPARSE * spent) if done < len(wanted) - 1 else CHECKPOINT_AFTER
-            if done < len(wanted) and unsaved >= enough:
+            quarter = done >= len(wanted) - 1 or unsaved * QUARTER >= spent
+            if done < len(wanted) and unsaved >= WORTH and quarter:
                 self.layers.add(wanted[:done])
                 unsaved = 0.0
         self.layers.add(wanted)
@@ -71,14 +74,27 @@ def home() -> Iterator[Path]:
     shutil.rmtree(directory)
 
 
-def write(folder: Path, content: Content) -> None:
+def write_sql(folder: Path, number: int, text: str) -> Path:
+    """A file of SQL with a migration."""
+    file = folder / f"V{number}__step.sql"
+    if not file.exists() or file.read_text() != text:
+        file.write_text(text)
+    return file
+
+
+def write_alembic(folder: Path, number: int, text: str) -> Path:
+    """The same as a revision of Alembic."""
+    return alembic_revision(folder, f"r{number}", f"r{number - 1}" if number > 1 else None, *text.splitlines())
+
+
+WRITERS = {"sql:db": write_sql, "alembic:alembic.ini": write_alembic}
+
+
+def write(entry: str, folder: Path, content: Content) -> None:
     """Make the folder have exactly these migrations."""
-    for number, text in enumerate(content, 1):
-        file = folder / f"V{number}__step.sql"
-        if not file.exists() or file.read_text() != text:
-            file.write_text(text)
+    files = {WRITERS[entry](folder, number, text) for number, text in enumerate(content, 1)}
     for file in folder.iterdir():
-        if int(file.name[1 : file.name.index("_")]) > len(content):
+        if file.is_file() and file not in files:
             file.unlink()
 
 
@@ -105,11 +121,11 @@ def edited(dice: random.Random, content: Content, seen: list[Content]) -> Conten
     return (*content[:where], migration(dice, where + 1), *content[where + 1 :])
 
 
-def build(made: Rig, root: Path) -> tuple[Line, list[str]]:
-    """Have the base of the folder; what was asked of the engine, and the keys of its layers."""
+def build(made: Rig, entry: str, root: Path) -> tuple[Line, list[str]]:
+    """Have the base of a step; what was asked of the engine, and the keys of its layers."""
     bases = Bases(made.provider, name=lambda: "base", rebuild=False)
     line = Line(bases, SECONDS_EACH)
-    steps = [parse("sql:db", root=root)]
+    steps = [parse(entry, root=root)]
     client: Any = line
     Builder(client, Progress(None), root, None).ensure(steps)
     return line, Plan.of(steps).keys(made.provider.root_key)
@@ -127,19 +143,16 @@ def marks(made: Rig, key: str) -> list[str]:
         compute.discard(disposable=True)
 
 
-@pytest.mark.slow
-def test_exactly_the_right_layers(home: Path, tmp_path: Path) -> None:
+def check(entry: str, folder: Path, home: Path, root: Path, *, edits: int) -> None:
     """After each edit the build begins at the longest cached ancestor, and stores the head and sparse checkpoints."""
     dice = random.Random(SEED)
-    folder = tmp_path / "db"
-    folder.mkdir()
     model = Model()
     content: Content = tuple(migration(dice, number) for number in range(1, MIGRATIONS + 1))
     seen = [content]
-    for number in range(EDITS + 1):
-        write(folder, content)
+    for number in range(edits + 1):
+        write(entry, folder, content)
         with rig(home) as made:
-            line, keys = build(made, tmp_path)
+            line, keys = build(made, entry, root)
             expected = model.start(content)
             assert line.first == expected, (SEED, number)
             if expected is not None:
@@ -150,6 +163,20 @@ def test_exactly_the_right_layers(home: Path, tmp_path: Path) -> None:
         _make_room(home, model, keys, content)
         seen.append(content)
         content = edited(dice, content, seen)
+
+
+@pytest.mark.slow
+def test_exactly_the_right_layers(home: Path, tmp_path: Path) -> None:
+    """Of a folder of SQL."""
+    folder = tmp_path / "db"
+    folder.mkdir()
+    check("sql:db", folder, home, tmp_path, edits=EDITS)
+
+
+@pytest.mark.slow
+def test_exactly_the_right_layers_of_alembic(home: Path, tmp_path: Path) -> None:
+    """Of an Alembic project; that is asked for its plan in a process of its own, so in fewer rounds."""
+    check("alembic:alembic.ini", alembic_project(tmp_path), home, tmp_path, edits=min(EDITS, 3 + EDITS // 10))
 
 
 def _make_room(home: Path, model: Model, keys: list[str], content: Content) -> None:
