@@ -37,11 +37,11 @@ def _rights(acl: str, kind: str, owner: str) -> str:
     default = f"acldefault('{kind}', {owner})"
     return f"""(SELECT jsonb_object_agg(g.who, g.rights) FROM (
         {_others(f"coalesce({acl}, {default})", owner)} UNION ALL
-        SELECT 'the owner', coalesce(string_agg(DISTINCT given.privilege_type, ', '), 'none')
-        FROM aclexplode({acl}) given WHERE given.grantee = {owner}
-        HAVING CASE WHEN {acl} IS NOT NULL THEN array_agg(DISTINCT given.privilege_type) IS DISTINCT FROM (
-            SELECT array_agg(DISTINCT usual.privilege_type) FROM aclexplode({default}) usual
-            WHERE usual.grantee = {owner}) END) g)"""
+        SELECT 'the owner', 'all but ' || string_agg(DISTINCT usual.privilege_type, ', ')
+        FROM aclexplode({default}) usual WHERE {acl} IS NOT NULL AND usual.grantee = {owner} AND NOT EXISTS (
+            SELECT FROM aclexplode({acl}) given
+            WHERE given.grantee = {owner} AND given.privilege_type = usual.privilege_type)
+        HAVING count(*) > 0) g)"""
 
 
 def _others(acl: str, owner: str) -> str:

@@ -64,6 +64,13 @@ def test_every_kind_is_read(before: tuple[Any, Schema]) -> None:
     assert {thing.kind for thing in before[1]} == set(KINDS)
 
 
+def test_what_an_owner_revokes_from_himself(before: tuple[Any, Schema]) -> None:
+    """Told as what is not there any more."""
+    conn, old = before
+    (entry,) = compare(old, changed(conn, "REVOKE INSERT, DELETE ON customer FROM CURRENT_USER")).entries
+    assert entry.facts == {"grants to the owner": (None, "all but DELETE, INSERT")}
+
+
 def test_options_of_what_is_foreign_hold_secrets(before: tuple[Any, Schema]) -> None:
     """Of options that we do not know only the names are read."""
     conn, old = before
