@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -187,6 +188,30 @@ def grow(compute: LocalCompute) -> None:
             session.execute("insert into vt select 0, repeat('z', 900) from generate_series(1, 150)")
         found = session.execute("select count(*) from vt").fetchone()
     assert found == (500 + 20 * 150,)
+
+
+@contextmanager
+def returning(compute: LocalCompute) -> Iterator[None]:
+    """Three clients that write and connect again, whatever happens to them, until the block ends."""
+    over = threading.Event()
+
+    def hammer() -> None:
+        while not over.is_set():
+            try:
+                with connect(compute.admin, autocommit=True) as session:
+                    session.execute("insert into t0 (a, b) select 'x', gen_random_uuid()::text")
+            except psycopg.Error:
+                continue
+
+    threads = [threading.Thread(target=hammer) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
 
 
 def end_lease(compute: LocalCompute) -> tuple[str, str]:

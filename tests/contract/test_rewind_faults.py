@@ -9,10 +9,9 @@ import socket
 import threading
 from pathlib import Path
 
-import psycopg
 import pytest
 from local_rigs import fill, rig, run_sql, small_disk
-from rewind_rigs import Branch, answers, end_lease
+from rewind_rigs import Branch, answers, end_lease, returning
 
 from pytest_lakebranch.errors import BranchError
 from pytest_lakebranch.postgres.connect import connect
@@ -34,23 +33,8 @@ def test_h14_crash(branch: Branch) -> None:
 
 def test_h15_clients_that_return(branch: Branch) -> None:
     """Clients that connect again and again, also during the rewind, are not seen by the files."""
-    over = threading.Event()
-
-    def hammer() -> None:
-        while not over.is_set():
-            try:
-                with connect(branch.compute.admin, autocommit=True) as session:
-                    session.execute("insert into t0 (a, b) select 'x', gen_random_uuid()::text")
-            except psycopg.Error:
-                continue
-
-    threads = [threading.Thread(target=hammer) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    endings = [branch.compute.rewind() for _ in range(15)]
-    over.set()
-    for thread in threads:
-        thread.join()
+    with returning(branch.compute):
+        endings = [branch.compute.rewind() for _ in range(15)]
     assert [ending for ending in endings if ending is not None] == []
     branch.rewound()
 

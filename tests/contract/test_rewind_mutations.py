@@ -1,9 +1,8 @@
 """Would the proof notice? Each hazard's answer is taken out in turn, and the random leases must find it.
 
 The faults are planted here, into the code under test; the product has no switch for them. Slow: run by ``make soak``.
-Not here, because files and answers are right without them: H6 (a control connection that remembers too much), H14 (the
-control connection dies in a crash, and that alone leads to a replacement), H15 (a race with clients that return), H20
-(no base here has a table above 1 GB) and H22 (the layer is shared by all leases); they have directed tests.
+Not here: H20 (no base here has a table above 1 GB) and H22 (the layer is shared by all leases); see
+test_rewind_hazards_noticed.
 """
 
 from __future__ import annotations
@@ -20,15 +19,18 @@ from typing import Any
 import psycopg
 import pytest
 from local_rigs import Rig, rig
-from rewind_rigs import Oracle, answers, end_lease, grow, rewind_base
+from rewind_rigs import Oracle, answers, end_lease, grow, returning, rewind_base
 from rewind_work import DDL, DML, ELSEWHERE, RUINOUS, Deed, Work, do
 from test_rewind_random import is_allowed
 
-from pytest_lakebranch.errors import LakebranchError
-from pytest_lakebranch.providers.local import compute
+from pytest_lakebranch.errors import BranchError, LakebranchError
+from pytest_lakebranch.postgres.connect import connect
+from pytest_lakebranch.providers.local import compute, server_settings
 from pytest_lakebranch.providers.local.compute import LocalCompute
-from pytest_lakebranch.providers.local.rewind import buffers, files, knowledge, rewinder, wal
+from pytest_lakebranch.providers.local.rewind import buffers, files, gate, knowledge, requirements, rewinder, wal
 from pytest_lakebranch.providers.local.rewind.unproven import UnprovenError
+from pytest_lakebranch.providers.local.server import Server
+from pytest_lakebranch.waiting import Deadline, poll
 
 pytestmark = [
     pytest.mark.skipif("SOAK_LEASES" not in os.environ, reason="long: make soak"),
@@ -40,6 +42,8 @@ SETTINGS = {
     "h13": ("wal_keep_size=0", "max_wal_size=2MB", "min_wal_size=2MB"),
 }
 """Settings of the user's with which a fault can show."""
+TROUBLES = {"h14": "crash", "h15": "return"}
+"""What befalls some leases, without which a fault cannot show: a server process that is killed, clients that return."""
 Patch = pytest.MonkeyPatch
 
 
@@ -103,6 +107,14 @@ def h5(patch: Patch) -> None:
     )
 
 
+def h6(patch: Patch) -> None:
+    """Catalogs are told by their file's number."""
+    learn = knowledge._catalogs
+    patch.setattr(
+        knowledge, "_catalogs", lambda *args: frozenset(n for n in learn(*args) if n < knowledge.FIRST_USER_OID)
+    )
+
+
 def h7(patch: Patch) -> None:
     """Prepared transactions are not asked for."""
     patch.setattr(wal, "READ", wal.READ.replace("(select count(*) from pg_prepared_xact())", "0"))
@@ -160,6 +172,36 @@ def h11(patch: Patch) -> None:
     patch.setattr(files.Files, "_remove_databases", lambda self: None)
 
 
+def h14(patch: Patch) -> None:
+    """A server that has crashed starts anew, and so does our connection to it; its log's word for it counts nothing."""
+    end_connections = LocalCompute.end_connections
+
+    def connect_again(server: Server) -> bool | None:
+        server.close_connection()
+        try:
+            server.open_control()
+        except BranchError:
+            return None
+        return True
+
+    def end_anew(self: LocalCompute) -> int:
+        try:
+            self.server.query("select 1")
+        except psycopg.Error:
+            poll(lambda: connect_again(self.server), deadline=Deadline(10))
+        return end_connections(self)
+
+    patch.setitem(server_settings.ALWAYS, "restart_after_crash", "on")
+    patch.setitem(requirements.REQUIRED, "restart_after_crash", ("on",))
+    patch.setattr(wal, "XLOG", wal.XLOG | {"CHECKPOINT_SHUTDOWN", "END_OF_RECOVERY", "PARAMETER_CHANGE"})
+    patch.setattr(LocalCompute, "end_connections", end_anew)
+
+
+def h15(patch: Patch) -> None:
+    """Clients are ended, and the postmaster goes on starting others."""
+    patch.setattr(gate, "_stop", lambda pid: None)
+
+
 def h17(patch: Patch) -> None:
     """What is in memory stays there."""
     patch.setattr(buffers, "EVICT", "select 0, 1000000, pg_current_wal_insert_lsn()::text where ($1 || $2 || $3) <> ''")
@@ -195,13 +237,21 @@ def checkpoint(patch: Patch) -> None:
     patch.setattr(files.Files, "_put_back_cache", lambda *args: None)
 
 
+CATALOG_FILES = "select pg_relation_filenode(oid)::int8 from pg_class where oid < 16384 and relkind in ('r', 'i', 't')"
+WRITTEN = """
+with flushed as materialized (select pg_logical_emit_message(false, 'look', '', true) as lsn)
+select relfilenode::int8 from flushed, pg_get_wal_block_info(%s, flushed.lsn, false) where reldatabase > 0"""
+
+
 @dataclass
 class Hunt:
     """Random leases until one is noticed."""
 
     made: Rig
     chance: random.Random
+    trouble: str | None = None
     known: list[str] = field(default_factory=list)
+    catalogs: frozenset[int] = frozenset()
 
     def find(self) -> tuple[int, str] | None:
         """How many leases it took, and what was noticed; None when the budget did not do."""
@@ -221,6 +271,8 @@ class Hunt:
     def _known(self) -> list[str]:
         compute = self._fresh()
         try:
+            with connect(compute.admin) as session:
+                self.catalogs = frozenset(row[0] for row in session.execute(CATALOG_FILES))
             return answers(compute)
         finally:
             compute.discard(disposable=True)
@@ -232,7 +284,7 @@ class Hunt:
         """What was noticed in one lease and after it, and whether another branch is needed."""
         ending = "none"
         try:
-            ending, reason = do(compute, work := self._work(), end_lease)
+            ending, reason = do(compute, work := self._work(), self._end)
             if ending != "replace":
                 ending, reason = self._grow(compute) or (ending, reason)
             if ending == "replace":
@@ -246,6 +298,35 @@ class Hunt:
         except (LakebranchError, psycopg.Error) as error:
             return "" if ending == "replace" else f"error: {error}", True
         return noticed, False
+
+    def _end(self, compute: LocalCompute) -> tuple[str, str]:
+        """As end_lease; what a connection of ours remembers of a catalog that was changed must be gone."""
+        if self.trouble:
+            ending, reason = end_lease(compute)
+            crowd = self.trouble == "return" and ending != "replace" and self.chance.random() < 0.1
+            return self._end_in_a_crowd(compute) if crowd else (ending, reason)
+        remembering, seen = compute.server.control.info.backend_pid, self._writes_catalogs(compute)
+        ending, reason = end_lease(compute)
+        kept = ending == "rewind" and compute.is_settled and compute.server.control.info.backend_pid == remembering
+        assert not (kept and seen), "a catalog that is no more is remembered"
+        return ending, reason
+
+    def _writes_catalogs(self, compute: LocalCompute) -> bool:
+        assert compute._home is not None
+        home = wal.spelled(compute._home.position)
+        with connect(compute.server.endpoint("postgres"), autocommit=True) as session:
+            (moved,) = session.execute("select pg_current_wal_insert_lsn() > %s", (home,)).fetchone() or (False,)
+            rows = session.execute(WRITTEN, (home,)).fetchall() if moved else []
+        return not self.catalogs.isdisjoint(row[0] for row in rows)
+
+    def _end_in_a_crowd(self, compute: LocalCompute) -> tuple[str, str]:
+        """End leases while clients return all the time, and write; and one more when they do not any more."""
+        with returning(compute):
+            for _ in range(5):
+                compute.settle()
+                assert (refused := compute.rewind()) is None, refused
+        compute.settle()
+        return end_lease(compute)
 
     def _look(self, compute: LocalCompute, oracle: Oracle) -> str:
         if answers(compute) != self.known:
@@ -262,7 +343,8 @@ class Hunt:
 
     def _work(self) -> Work:
         kinds = self.chance.choice([[DML], [DML, DML, DDL], [DDL, ELSEWHERE, DML, DDL, DDL, RUINOUS]])
-        return Work(tuple(self._deed(self.chance.choice(kinds)) for _ in range(self.chance.randrange(1, 7))))
+        deeds = tuple(self._deed(self.chance.choice(kinds)) for _ in range(self.chance.randrange(1, 7)))
+        return Work(deeds, crash=self.trouble == "crash" and self.chance.random() < 0.2)
 
     def _deed(self, kind: tuple[str, ...]) -> Deed:
         chance = self.chance
@@ -284,7 +366,7 @@ def private_rig(home: Path, settings: tuple[str, ...] = ()) -> Iterator[Rig]:
         shutil.rmtree(home, ignore_errors=True)
 
 
-HAZARDS = (h1, h2, h3, h4, h5, h7, h8, h9, h10, h11, h12, h13, h17, h19, h21, h27)
+HAZARDS = (h1, h2, h3, h4, h5, h6, h7, h8, h9, h10, h11, h12, h13, h14, h15, h17, h19, h21, h27)
 FAULTS = (*HAZARDS, free_space, last_block, checkpoint)
 
 
@@ -295,14 +377,14 @@ def test_planted_fault_is_found(fault: Callable[[Patch], None], shared_home: Pat
     with private_rig(shared_home / f"mutation-{name}", SETTINGS.get(name, ())) as made:
         rewind_base(made)
         fault(monkeypatch)
-        found = Hunt(made, random.Random(1)).find()
+        found = Hunt(made, random.Random(1), TROUBLES.get(name)).find()
     print(f"\n{name:12} {fault.__doc__:70} found: {found}")
     assert found is not None
 
 
-@pytest.mark.parametrize("name", ["h1", "h7", "h13"])
+@pytest.mark.parametrize("name", ["h1", "h7", "h13", "h14", "h15"])
 def test_without_a_fault_nothing_is_found(name: str, shared_home: Path) -> None:
     """Else a find would say nothing: the same leases, with the same settings and troubles."""
     with private_rig(shared_home / f"sound-{name}", SETTINGS.get(name, ())) as made:
         rewind_base(made)
-        assert Hunt(made, random.Random(1)).find() is None
+        assert Hunt(made, random.Random(1), TROUBLES.get(name)).find() is None
