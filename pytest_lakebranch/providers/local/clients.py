@@ -50,6 +50,8 @@ class Clients:
     server: Server
     _others: dict[int, str] = field(default_factory=dict)
     _residents: frozenset[int] = frozenset()
+    _unreaped: bool = False
+    """Whether a process was seen that had ended, and that the postmaster had not yet waited for."""
 
     def await_none(self, seconds: float) -> None:
         """Wait until sessions of our own have ended. What runs then belongs to the server: nobody else has come yet."""
@@ -77,7 +79,9 @@ class Clients:
         if not self._others.keys() <= pids:  # one has ended, and another may get its number
             self._others = {pid: kind for pid, kind in self._others.items() if pid in pids}
         unknown = pids - self._others.keys() - {self.server.control.info.backend_pid}
-        return {pid for pid in unknown if is_running(pid)}
+        running = {pid for pid in unknown if is_running(pid)}
+        self._unreaped = running != unknown
+        return running
 
     def remain(self, seconds: float = GRACE_SECONDS) -> bool:
         """Whether a process serves a client after a grace: one that the server has just started for itself is not
@@ -86,12 +90,19 @@ class Clients:
         return poll(lambda: None if self.present() else True, deadline=Deadline(seconds)) is None
 
     def await_rest(self) -> bool:
-        """Whether the postmaster sleeps, at the latest after some seconds: it has seen to all deaths by then.
+        """Whether the postmaster has waited for all that have ended, and sleeps, at the latest after some seconds.
 
-        One that has not yet heard of a crash lets the other processes answer as if there had been none.
+        One that has not yet seen to a crash lets the other processes answer as if there had been none. Looks once more
+        at its children only if the last look saw one that had ended.
         """
-        pid, patience = self.server.pid, Deadline(REST_SECONDS)
-        return poll(lambda: None if LINUX and is_awake(pid) else True, deadline=patience, every=0.00005) is not None
+        return not LINUX or poll(self._is_at_rest, deadline=Deadline(REST_SECONDS), every=0.00005) is not None
+
+    def _is_at_rest(self) -> bool | None:
+        if not self.server.is_alive:
+            return True
+        if self._unreaped:
+            self._unfamiliar()
+        return None if self._unreaped or is_awake(self.server.pid) else True
 
     def footprint(self) -> Footprint | None:
         """What changes whenever the server starts a process: equal ones prove that nobody has written in between.
