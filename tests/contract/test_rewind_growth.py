@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import psycopg
 import pytest
-from rewind_rigs import Branch, end_lease, grow
+from local_rigs import Rig, run_sql
+from rewind_rigs import Branch, MakeRig, end_lease, grow
 from rewind_work import BROKEN_OFF
 
+from pytest_lakebranch.model import ForkPoint
 from pytest_lakebranch.postgres.connect import connect
+from pytest_lakebranch.providers.local.compute import LocalCompute
 from pytest_lakebranch.providers.local.rewind import files, rewinder
 
 pytest_plugins = ["local_fixtures", "rewind_fixtures"]
@@ -50,6 +56,55 @@ def test_h20_relations_above_one_segment(branch: Branch, monkeypatch: pytest.Mon
     made.put_back_blocks(relation, [5, 131072, 131077, 262144, 999999])
     assert [blocks for *_, blocks in wanted] == [[0, 5], [0, 5], [0]]
     assert [name.rpartition(".")[2] for _, name, _, _ in wanted][1:] == ["1", "2"]
+
+
+HUGE = "huge0000" * 8
+ROWS = "select count(*), sum(id), min(pad) from huge"
+
+
+def huge_base(made: Rig) -> ForkPoint:
+    """A table whose first file of 1 GB is a hole but for one row; the others are at the end of the second."""
+    with made.provider.building(HUGE):
+        compute = made.provider.build("huge", None)
+        assert isinstance(compute, LocalCompute)
+        run_sql(compute, "create table huge (id int, pad text) with (vacuum_truncate = off)")
+        run_sql(compute, "insert into huge values (1, 'first')")
+        run_sql(compute, "checkpoint")
+        file = compute.data / run_sql(compute, "select pg_relation_filepath('huge')")[0][0]
+        os.truncate(file, files.SEGMENT)
+        second = file.with_name(f"{file.name}.1")
+        second.touch(0o600)
+        os.truncate(second, 8 * files.BLOCK)
+        run_sql(compute, "insert into huge select g, repeat('x', 3000) from generate_series(2, 9) g")
+        return made.provider.seal(compute, HUGE)
+
+
+@pytest.mark.soak
+def test_h20_rows_beyond_one_segment(local_rig: MakeRig) -> None:
+    """Rows in both files of a relation are put back, in a third lease as in the first."""
+    with local_rig() as made:
+        compute = made.start("b", huge_base(made))
+        file = compute.data / run_sql(compute, "select pg_relation_filepath('huge')")[0][0]
+        pairs = [(path, file.with_name(path.name)) for path in sorted(sealed_files(compute, file))]
+        assert [sealed.stat().st_size // files.BLOCK >= 8 for sealed, _ in pairs] == [True, True]
+        assert run_sql(compute, "select count(*) from huge where ctid >= '(131072,0)'") == [(8,)]
+        for _ in range(3):
+            run_sql(compute, "delete from huge where ctid = '(131079,1)'")
+            run_sql(compute, "update huge set pad = 'z' where ctid = '(0,1)'")
+            run_sql(compute, "insert into huge select 0, repeat('y', 3000) from generate_series(1, 40)")
+            assert end_lease(compute)[0] == "rewind"
+            compute.mark()
+            assert run_sql(compute, ROWS) == [(9, 45, "first")]
+            for sealed, there in pairs:
+                assert sealed.stat().st_size == there.stat().st_size
+            assert pairs[1][0].read_bytes() == pairs[1][1].read_bytes()
+
+
+def sealed_files(compute: LocalCompute, file: Path) -> list[Path]:
+    """The sealed segments of a relation's main fork."""
+    assert compute.at is not None
+    sealed = compute.at.data / file.relative_to(compute.data)
+    return [sealed, sealed.with_name(f"{sealed.name}.1")]
 
 
 def test_h27_pages_that_were_ordered_and_not_read(branch: Branch) -> None:

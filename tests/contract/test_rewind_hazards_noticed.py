@@ -1,7 +1,7 @@
 """Would the tests of single hazards notice? Their answers are taken out, where random work would take too long to tell.
 
 H6 leaves nothing wrong in the files; H15 is a race; H20 needs a table above 1 GB; H22 ruins the layer that all leases
-share. H14 is not here: a server that restarts takes our control connection with it, and that alone is a replacement.
+share. The random leases find H6, H14 and H15 too (test_rewind_mutations).
 """
 
 from __future__ import annotations
@@ -55,6 +55,13 @@ def test_h20(shared_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(files, "SEGMENT_BLOCKS", 1 << 40)
         with pytest.raises(NOTICED):
             growth.test_h20_relations_above_one_segment(branch, monkeypatch)
+
+
+def test_h20_rows(shared_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same, with files of that size."""
+    monkeypatch.setattr(files, "SEGMENT_BLOCKS", 1 << 40)
+    with pytest.raises(NOTICED):
+        growth.test_h20_rows_beyond_one_segment(lambda: rig(shared_home / "noticed20r", check=False))
 
 
 def test_h22_gone(shared_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
