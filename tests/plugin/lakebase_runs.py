@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -84,8 +85,13 @@ def assert_no_secret_in(
 
 
 def assert_no_process_shows(*secrets: str) -> None:
-    """In its arguments or its title: everybody on the machine can read them."""
+    """In its arguments or its title, which everybody on the machine can read; nor a server in its environment."""
     shown = [process.words for process in scan.processes()]
+    servers = [each for each in psutil.Process().children(recursive=True) if each.name() == "postgres"]
+    assert servers
+    for server in servers:
+        with contextlib.suppress(psutil.NoSuchProcess):  # it was one of a branch that has gone meanwhile
+            shown += server.environ().values()
     assert not any(secret in words for secret in secrets for words in shown)
 
 

@@ -65,8 +65,11 @@ def inspect() -> Machine:
 
 
 def environment() -> dict[str, str]:
-    """What PostgreSQL's programs see: nothing that would change how they behave or speak from machine to machine."""
-    kept = {name: value for name, value in environment_without_pg().items() if not name.startswith("LC_")}
+    """What PostgreSQL's programs see: nothing that would change how they behave or speak from machine to machine, and
+    no login to the cloud, which who runs SQL as a superuser could read.
+    """
+    foreign = ("LC_", "DATABRICKS_")
+    kept = {name: value for name, value in environment_without_pg().items() if not name.startswith(foreign)}
     kept.pop("NOTIFY_SOCKET", None)
     return {**kept, "LC_ALL": "C", "TZ": "UTC"}
 
