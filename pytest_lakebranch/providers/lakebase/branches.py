@@ -29,8 +29,11 @@ REFUSED = range(400, 500)
 
 @dataclass(slots=True)
 class Pace:
-    """How long branches take to come, or to go, learnt from those before: no look is spent on what cannot be."""
+    """How long branches take to come, to let us in, or to go, learnt from those before: no look is spent on what cannot
+    be. The first one is after ``least`` seconds at the earliest.
+    """
 
+    least: float = FIRST_LOOK
     seconds: float = 0.0
 
     def learn(self, seconds: float, *, at_once: bool) -> None:
@@ -38,12 +41,12 @@ class Pace:
         if not self.seconds:
             self.seconds = seconds
         else:
-            self.seconds = 0.9 * self.seconds if at_once else 0.7 * self.seconds + 0.3 * seconds
+            self.seconds = 0.95 * min(self.seconds, seconds) if at_once else 0.7 * self.seconds + 0.3 * seconds
 
     @property
     def first_look(self) -> float:
         """Seconds after which to look for the first time."""
-        return min(max(FIRST_LOOK, self.seconds * 1.02), FIRST_LOOK_AT_MOST)
+        return min(max(self.least, self.seconds * 1.02), FIRST_LOOK_AT_MOST)
 
 
 @dataclass(slots=True)
@@ -58,6 +61,7 @@ class Branches:
     retention: float
     clock: Clock = field(default_factory=Clock)
     pace: Pace = field(default_factory=Pace)
+    welcome: Pace = field(default_factory=lambda: Pace(least=0.0))
     departure: Pace = field(default_factory=Pace)
     longest: float = math.inf
     troubles: list[BaseException] = field(default_factory=list)

@@ -249,6 +249,8 @@ class LakebaseProvider:
         )
         sockets = self._sockets / f"c{next(self._numbers)}"
         compute = LakebaseCompute(self, name, path, door, sockets, project.user, project.database, now=self._wall)
+        began, welcome = door.clock.now(), self._branches.welcome
+        door.clock.sleep(min(welcome.first_look, deadline.left))
         try:
             compute.open_control()
         except psycopg.Error as error:
@@ -257,6 +259,7 @@ class LakebaseProvider:
         except BaseException:
             compute.close()
             raise
+        welcome.learn(door.knocked - began, at_once=door.knocks == 1)
         door.patience, door.passing = min(door.patience, LATER_PATIENCE), NOT_YET
         return compute
 

@@ -57,7 +57,8 @@ class Door:
     ``stands_for`` are roles and databases that are asked for under another name: the application's URL is made before
     anything is known of the project. ``always`` are parameters of every session.
     ``mint`` fetches a credential; ``is_broken`` says that the server crashed, and a branch is not used after that.
-    ``passing`` are the SQLSTATEs that are waited out, ``refused`` the one with which the last login was refused.
+    ``passing`` are the SQLSTATEs that are waited out, ``refused`` the one with which the last login was refused,
+    ``knocks`` and ``knocked`` how often it was tried, and when for the last time.
     """
 
     host: str
@@ -72,6 +73,8 @@ class Door:
     passing: frozenset[str] = NOT_YET
     is_broken: Callable[[], bool] = field(default=lambda: False)
     refused: str = ""
+    knocks: int = 0
+    knocked: float = 0.0
     _token: str = field(default="", repr=False)
     _until: float = 0.0
     _context: ssl.SSLContext | None = field(default=None, repr=False)
@@ -93,10 +96,12 @@ class Door:
 
     def log_in(self, asked: Mapping[str, str]) -> LoggedIn:
         """See Upstream. What passes is tried again, each time with a fresh credential."""
-        deadline, pause, self.refused = Deadline(self.patience, self.clock), FIRST_PAUSE, ""
+        deadline, pause = Deadline(self.patience, self.clock), FIRST_PAUSE
+        self.refused, self.knocks = "", 0
         wanted = self._translated(asked)
         self._trusted()  # a file of certificates that cannot be read does not become readable
         while True:
+            self.knocks, self.knocked = self.knocks + 1, self.clock.now()
             try:
                 return self._unbroken(log_in(self.open(), wanted, lambda: self.credential(deadline)))
             except LoginRefusedError as error:
@@ -108,7 +113,7 @@ class Door:
                 if not _passes(error) or deadline.left <= pause:
                     raise
             self.clock.sleep(pause)
-            pause = min(pause * 2, LONGEST_PAUSE)
+            pause = min(pause * 1.5, LONGEST_PAUSE)
 
     def _translated(self, asked: Mapping[str, str]) -> dict[str, str]:
         wanted = dict(asked)
