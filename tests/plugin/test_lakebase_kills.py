@@ -97,3 +97,22 @@ def test_a_worker_is_killed(cloud: Emulated, project: Project) -> None:
     assert "1 failed, 3 passed" in project.output
     assert "crashed while running" in project.output
     assert_nothing_left(cloud)
+
+
+@pytest.mark.soak
+def test_what_a_run_left_behind_is_reaped(cloud: Emulated, project: Project) -> None:
+    """A service whose deletions fail for good: the run ends and says so, and the reaper knows what there is to do."""
+    project.write(test_it="def test_it(lakebranch_conn): lakebranch_conn.execute('delete from item')")
+    cloud.emulator.faults.add({"route": "delete_branch", "kind": "operation", "status": 500, "times": None})
+    try:
+        run = project.start()
+        run.wait()
+    finally:
+        cloud.emulator.faults.clear()
+    print(project.output)
+    assert "1 passed" in project.output
+    assert "deleting projects/demo/branches/lakebranch-" in project.output
+    assert len(ours(cloud)) >= 2
+    command(project, "reap", "--provider", "lakebase").stdout.fnmatch_lines(["deleted projects/demo/branches/*"])
+    assert_nothing_left(cloud)
+    command(project, "reap").stdout.fnmatch_lines(["deleted run *"])
