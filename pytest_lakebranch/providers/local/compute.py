@@ -270,7 +270,8 @@ class LocalCompute:
             return str(error)
         if self.death() is not None:  # its files go before it does
             return f"server died: {self._last_words()}"
-        return f"rewinding failed: {type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        what = error.strerror if isinstance(error, OSError) else None
+        return f"rewinding failed: {what or f'{type(error).__name__}: {error}'.partition(chr(10))[0]}"
 
     def _last_words(self) -> str:
         return self.server.last_words() or f"status {self.server.process.poll()}"

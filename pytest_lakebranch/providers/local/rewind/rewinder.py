@@ -1,4 +1,4 @@
-"""The order of the checks, and of the work: each line answers a hazard of tests/contract/test_rewind_hazards.py."""
+"""The order of the checks, and of the work: each line answers a hazard of tests/contract/test_rewind_*.py."""
 
 from __future__ import annotations
 
