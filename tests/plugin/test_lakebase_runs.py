@@ -93,16 +93,16 @@ def test_service_principals_and_refusals(
         """,
     )
     run = project.start("-vv", "--lakebranch-deadline=3s", "--junitxml=junit.xml", "--lakebranch-report=report.json")
-    project.wait_for("ready.txt")
-    assert_no_process_shows(*secrets_of(cloud))
     refusal = {"kind": "status", "status": 403, "times": None}
-    cloud.emulator.faults.add(
-        [{"route": route, **refusal} for route in ("generate_database_credential", "create_branch")]
-    )
-    (project.path / "go.txt").touch()
     try:
-        run.wait()
+        project.wait_for("ready.txt")
+        assert_no_process_shows(*secrets_of(cloud))
+        cloud.emulator.faults.add(
+            [{"route": route, **refusal} for route in ("generate_database_credential", "create_branch")]
+        )
     finally:
+        (project.path / "go.txt").touch()
+        run.wait()
         cloud.emulator.faults.clear()
     print(project.output)
     assert "2 passed, 1 error" in project.output
@@ -158,14 +158,14 @@ def test_the_past_and_a_port(cloud: Emulated, project: Project, linked: Path) ->
     project.write(conftest=LINKS, test_it=PAST.format(**then))
     with cloud.connect(cloud.production) as production:
         production.execute("insert into item values (500)")
+        run = project.start("-vv", "--junitxml=junit.xml", "--lakebranch-report=report.json")
         try:
-            run = project.start("-vv", "--junitxml=junit.xml", "--lakebranch-report=report.json")
             password = project.wait_for("password.txt")
             (project.path / "password.txt").unlink()
             assert_no_process_shows(password, *secrets_of(cloud))
+        finally:
             (project.path / "go.txt").touch()
             run.wait()
-        finally:
             production.execute("delete from item where id = 500")
     assert "1 failed, 3 passed" in project.output
     assert_nothing_left(cloud)
