@@ -8,7 +8,8 @@ from typing import Any
 
 import psycopg
 import pytest
-from schema_objects import CHANGES, ROLES, SCHEMA, Change, on_database
+from schema_changes import CHANGES, Change, on_database
+from schema_objects import ROLES, SCHEMA
 from step_servers import Server
 
 from pytest_lakebranch.errors import MachineError

@@ -258,25 +258,28 @@ def test_pytest_django_on_a_branch(project: Project) -> None:
     project.spawn(*without_others("django"), plain=False).assert_outcomes(passed=2)
 
 
+DJANGO = """
+import os
+
+SECRET_KEY = "x"
+INSTALLED_APPS = ["django.contrib.contenttypes", "django.contrib.auth"]
+place = {"host": os.environ["DB_HOST"], "port": os.environ["DB_PORT"]}  # as dj-database-url has it
+DATABASES = {
+    "default": {
+        "ENGINE": "django.db.backends.postgresql", "NAME": os.environ["DB_NAME"], "USER": os.environ["DB_USER"],
+        "OPTIONS": place,
+    },
+    "other": {"ENGINE": "django.db.backends.sqlite3", "NAME": "other.sqlite3"},
+}
+DATABASES["reading"] = {**DATABASES["default"], "TEST": {"MIRROR": "default"}}
+"""
+
+
 def test_pytest_django_on_a_migrated_base(project: Project) -> None:
     """What the base has brought is the test database, also under workers, with a project's own django_db_setup that
     fills it; other databases are made as ever."""
     project.write(
-        settings="""
-        import os
-
-        SECRET_KEY = "x"
-        INSTALLED_APPS = ["django.contrib.contenttypes", "django.contrib.auth"]
-        place = {"host": os.environ["DB_HOST"], "port": os.environ["DB_PORT"]}  # as dj-database-url has it
-        DATABASES = {
-            "default": {
-                "ENGINE": "django.db.backends.postgresql", "NAME": os.environ["DB_NAME"], "USER": os.environ["DB_USER"],
-                "OPTIONS": place,
-            },
-            "other": {"ENGINE": "django.db.backends.sqlite3", "NAME": "other.sqlite3"},
-        }
-        DATABASES["reading"] = {**DATABASES["default"], "TEST": {"MIRROR": "default"}}
-        """,
+        settings=DJANGO,
         conftest="""
         import pytest
 
