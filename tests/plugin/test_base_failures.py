@@ -154,15 +154,13 @@ def test_step_that_leaves_something(project: Project, leave: str, said: str) -> 
     result.stdout.no_fnmatch_line("*pytest_lakebranch/*")
 
 
-@pytest.mark.parametrize("setting", ["work_mem=lots", "no_such_setting=1", "shared_preload_libraries=no_such_library"])
-def test_setting_that_the_server_refuses(project: Project, setting: str) -> None:
-    """A value that PostgreSQL does not take is told with PostgreSQL's own words, once, without a traceback."""
+def test_setting_that_the_server_refuses(project: Project) -> None:
+    """A value that only a server that starts can judge is told with its own words, once, without a traceback."""
     project.write(schema_dot_sql="create table item (id int); insert into item values (1)")
-    project.ini(lakebranch_base="sql:schema.sql", lakebranch_settings=setting)
+    project.ini(lakebranch_base="sql:schema.sql", lakebranch_settings="shared_preload_libraries=no_such_library")
     result = project.run()
     result.assert_outcomes(errors=4)
-    name, _, value = setting.partition("=")
-    result.stdout.fnmatch_lines([f"*{value if name.startswith('shared') else name}*"])
+    result.stdout.fnmatch_lines(["*no_such_library*"])
     for text in ("INTERNALERROR", "Traceback", "pytest_lakebranch/", "During handling"):
         assert text not in str(result.stdout)
 

@@ -46,7 +46,7 @@ import os, pathlib, pytest, signal
 
 @pytest.mark.destructive
 def test_kill(lakebranch):
-    with lakebranch.connect() as conn:
+    with lakebranch.connect(autocommit=True) as conn:
         lines = conn.execute("select pg_read_file('postmaster.pid')").fetchone()[0].splitlines()
         pathlib.Path("segment").write_text(lines[6].split()[1])
         os.kill(int(lines[0]), signal.SIGKILL)
