@@ -1,6 +1,6 @@
 """Something is killed at a point of a run's life: soon after, and at the latest with the next run, nothing is left.
 
-``FAULT_KILLS`` points are tried (default: one in each phase), chosen by ``FAULT_SEED``, from number ``FAULT_FIRST`` on;
+``FAULT_KILLS`` points are tried (default: a few), chosen by ``FAULT_SEED``, from number ``FAULT_FIRST`` on;
 each is printed before it is tried, so that it can be tried again alone.
 """
 
@@ -22,7 +22,7 @@ from tests.plugin.conftest import PLAIN, SOON, Project
 from tests.plugin.fault_machine import MARK, Machine, Present
 from tests.plugin.fault_rigs import CONFTEST, NEXT, PHASES, SUITE, VICTIMS, Point, Trial, bystander
 
-KILLS = int(os.environ.get("FAULT_KILLS", "8"))
+KILLS = int(os.environ.get("FAULT_KILLS", "4"))
 FIRST = int(os.environ.get("FAULT_FIRST", "0"))
 SEED = int(os.environ.get("FAULT_SEED", "3"))
 MANY = 20

@@ -38,6 +38,7 @@ def tests(project: Project) -> None:
     project.write(test_it=TEST)
 
 
+@pytest.mark.soak
 def test_alembic(project: Project) -> None:
     """The second run builds nothing, a further revision runs alone, and going back to the older code builds nothing."""
     versions = alembic_project(project.path)

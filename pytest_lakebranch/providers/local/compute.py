@@ -294,7 +294,9 @@ class LocalCompute:
         try:
             return self._fork_point()
         except psycopg.Error as error:
-            raise BranchError(f"{self.name} cannot be forked: {error}") from error
+            died = self.death()  # it may have been dying when it was asked
+            said = error if died is None else f"its server died: {died}"
+            raise BranchError(f"{self.name} cannot be forked: {said}") from error
 
     def _fork_point(self) -> ForkPoint:
         before = self._state()
