@@ -222,6 +222,16 @@ class LakebaseCompute:
     def _state(self) -> State:
         return self._look()[0]
 
+    def _state_awake(self) -> State:
+        """The state; an endpoint that is put to sleep just as it is asked is asked again, which wakes it."""
+        import psycopg
+
+        try:
+            return self._state()
+        except psycopg.errors.AdminShutdown:
+            self.rest()
+            return self._state()
+
     def _look(self) -> tuple[State, int]:
         """The state, and how many others have a session."""
         *state, others = self._query(STATE)
@@ -333,7 +343,7 @@ class LakebaseCompute:
         import psycopg
 
         try:
-            before = self._state()
+            before = self._state_awake()
             if self._frozen is not None and self._frozen[1] == before:
                 return self._frozen[0]
             position = str(self._query(POSITION)[0])
