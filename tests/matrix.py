@@ -53,7 +53,7 @@ def volume(directory: Path, kind: str) -> Iterator[Path]:
         mount.chmod(0o1777)
         yield mount
     finally:
-        run("umount", mount)
+        run("umount", "--lazy", mount)  # after Ctrl-C, what a combination started may still be ending
         image.unlink()
 
 
