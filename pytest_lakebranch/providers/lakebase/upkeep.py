@@ -139,16 +139,16 @@ class Upkeep:
     def _renew(self, path: str) -> None:
         with self._lock:
             term = self._terms.get(path)
-        if term is None or term.settled or not self._is_due(term):
+        if term is None or not self._is_due(term):
             return
         with term.lock:
-            if not term.settled:
+            if self._is_due(term):  # nobody else has done it meanwhile
                 self._branches.set_ttl(path, self._branches.ttl, RENEWAL_SECONDS)
                 term.renewed, term.trouble = self._wall(), None
 
     def _is_due(self, term: _Term) -> bool:
         """Also when the clock was set back: then nobody knows how long ago that was."""
-        return not 0 <= self._wall() - term.renewed <= self._branches.ttl / 3
+        return not term.settled and not 0 <= self._wall() - term.renewed <= self._branches.ttl / 3
 
     def _note(self, path: str, error: Exception) -> None:
         with self._lock:
