@@ -67,6 +67,11 @@ def expires(emulated: Emulated, path: str) -> float | None:
     return None if status.expire_time is None else status.expire_time.ToDatetime(tzinfo=UTC).timestamp()
 
 
+def renewals(emulated: Emulated) -> int:
+    """How often a branch's expiry was changed; refusals while its endpoint becomes smaller are not counted."""
+    return sum(asked.route == "update_branch" and asked.status == 200 for asked in emulated.emulator.application.served)
+
+
 def template(here: Cloud, key: str = KEY) -> ForkPoint:
     """A sealed template."""
     return here.provider.seal(here.provider.build("b0", None, key=key), key)
@@ -200,13 +205,13 @@ def test_a_clock_that_is_set_back(lakebase: Emulated, tmp_path: Path) -> None:
     ahead = [0.0]
     with cloud(lakebase, tmp_path, wall=lambda: time.time() + ahead[0]) as here:
         here.start("b1")
-        before = calls(lakebase).count("update_branch")
+        before = renewals(lakebase)
         here.provider._upkeep.tick()
-        assert calls(lakebase).count("update_branch") == before
+        assert renewals(lakebase) == before
         ahead[0] = -3600.0
         here.provider._upkeep.tick()
         here.provider._upkeep.tick()
-        assert calls(lakebase).count("update_branch") == before + 1
+        assert renewals(lakebase) == before + 1
 
 
 def test_who_is_needed_for_long_is_small(here: Cloud) -> None:
