@@ -3,7 +3,8 @@
 Each setting ``x`` is spelled ``--lakebranch-x``, ``LAKEBRANCH_X`` and ``lakebranch_x``; the command line wins over the
 environment, the environment over ini, ini over the default.  Set but empty is an error.
 
-This module is imported in every run, so its records are named tuples: defining a dataclass costs ten times as much.
+This module is imported in every run, so its records are named tuples: defining a dataclass costs ten times as much. And
+no pattern is compiled before there is something to match.
 """
 
 from __future__ import annotations
@@ -145,7 +146,7 @@ SERVER_SETTINGS_OF_OURS = {
 }
 
 
-VARIABLES_OF_OTHERS = re.compile(r"PATH|HOME|TMPDIR|(LD_|DYLD_|PYTHON|PYTEST_|LAKEBRANCH_).*")
+VARIABLES_OF_OTHERS = r"PATH|HOME|TMPDIR|(LD_|DYLD_|PYTHON|PYTEST_|LAKEBRANCH_).*"
 """Variables that decide how programs run, and where: a URL in them would break the run."""
 
 
@@ -326,12 +327,12 @@ def _check(settings: Settings) -> None:
     for entry in settings.settings:
         _check_server_setting(entry)
     _check_env(settings)
-    _check_amount("keep_for", settings.keep_for, amounts.span)
     _check_suffixes("report", settings.report, REPORT_SUFFIXES)
     _check_suffixes("schema_diff", settings.schema_diff, DIFF_SUFFIXES)
-    _check_amount("cache_size", settings.cache_size, amounts.size)
+    _check_amount("keep_for", settings, amounts.span)
+    _check_amount("cache_size", settings, amounts.size)
     for name in ("lock_timeout", "deadline", "ttl"):
-        _check_amount(name, getattr(settings, name), amounts.span, least=1)
+        _check_amount(name, settings, amounts.span, least=1)
 
 
 def _check_identifier(row: Row, name: str) -> None:
@@ -353,7 +354,7 @@ def _check_env(settings: Settings) -> None:
         name = entry.partition("=")[0].strip()
         if not re.fullmatch(r"[A-Za-z_]\w*", name):
             raise ConfigError(f"lakebranch_env: {entry!r} is neither NAME nor NAME=TEMPLATE.")
-        if VARIABLES_OF_OTHERS.fullmatch(name):
+        if re.fullmatch(VARIABLES_OF_OTHERS, name):
             raise ConfigError(f"lakebranch_env: {name} cannot be set: the system, Python, pytest or we go by it.")
     try:
         settings.variables(dict.fromkeys(("url", "host", "port", "user", "password", "database"), ""))
@@ -377,7 +378,10 @@ def _check_suffixes(name: str, files: Iterable[str], suffixes: Sequence[str]) ->
             raise ConfigError(f"lakebranch_{name}: {file!r} ends in none of the known suffixes {', '.join(suffixes)}.")
 
 
-def _check_amount(name: str, text: str, parse: Callable[[str], int], *, least: int = 0) -> None:
+def _check_amount(name: str, settings: Settings, parse: Callable[[str], int], *, least: int = 0) -> None:
+    if name not in settings.sources:
+        return
+    text = getattr(settings, name)
     try:
         found = parse(text)
     except ValueError as error:

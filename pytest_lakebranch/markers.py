@@ -20,7 +20,7 @@ LINES = (
     "destructive: the test may do anything to its database, and gets a disposable branch.",
     "lakebranch_migrations: given to the checks of migrations, to choose them with -m.",
 )
-POSITION = re.compile(r"[0-9A-Fa-f]{1,8}/[0-9A-Fa-f]{1,8}")
+POSITION = r"[0-9A-Fa-f]{1,8}/[0-9A-Fa-f]{1,8}"
 PER_TEST = frozenset({"lakebranch", "lakebranch_conn", "lakebranch_url", "lakebranch_factory"})
 """Fixtures of one test: whoever asks for one has a lease."""
 WIDER = frozenset({"lakebranch_worker", "lakebranch_run"})
@@ -52,7 +52,7 @@ def _check_at(at: str | None, isolation: Isolation) -> None:
         return
     if isolation != "test":
         raise ConfigError(f"a test with at= has a branch of its own: isolation={isolation!r} cannot be had with it")
-    if POSITION.fullmatch(str(at)):
+    if re.fullmatch(POSITION, str(at)):
         return
     try:
         aware = datetime.fromisoformat(at).tzinfo is not None
