@@ -21,7 +21,7 @@ def command(commands: Commands, name: str, help: str, *, home: bool = True) -> a
     )
     if home:
         made.add_argument("--home", metavar="DIR", help="state directory")
-    made.add_argument("--json", action="store_true", help="print one JSON object; its keys are in the README")
+    made.add_argument("--json", action="store_true", help="print one JSON object; its keys are in docs/command_line.md")
     return made
 
 

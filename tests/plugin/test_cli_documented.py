@@ -1,4 +1,4 @@
-"""The README's table of commands, held to the commands."""
+"""The table of commands of the documents, held to the commands."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from pytest_lakebranch.cli import parser
 from pytest_lakebranch.state import State
 from tests.plugin.cli_rigs import Command
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
-SECTION = README.split("## Command line")[1].split("\n## ")[0]
+SECTION = (Path(__file__).parents[2] / "docs" / "command_line.md").read_text()
 ROWS = re.findall(r"^\| `lakebranch ([^`]+)` \| (.*) \|(.*)\|$", SECTION, re.MULTILINE)
 
 
@@ -53,6 +52,6 @@ def test_json_keys_are_those_of_the_table(
 
 
 def test_exit_codes_are_those_of_the_help() -> None:
-    """The README names the exit codes that the help names."""
+    """The document names the exit codes that the help names."""
     for code in re.findall(r"^  (\d+) ", parser().format_help(), re.MULTILINE):
         assert re.search(rf"\b{code} ", SECTION.split("Exit codes:")[1]), code

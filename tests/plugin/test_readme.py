@@ -1,4 +1,4 @@
-"""What the README shows, run as shown."""
+"""What the README and the documents beside it show, run as shown."""
 
 from __future__ import annotations
 
@@ -21,28 +21,31 @@ TESTED = {
 }
 """Commands that other tests run."""
 ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text()
-FILES = re.findall(r"<!-- file: (\S+) -->\n```\w+\n(.*?)```", README, re.DOTALL)
-COMMANDS = [line[2:] for block in re.findall(r"```console\n(.*?)```", README, re.DOTALL) for line in block.splitlines()]
+PAGES = {path: path.read_text() for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
+TEXT = "\n".join(PAGES.values())
+FILES = re.findall(r"<!-- file: (\S+) -->\n```\w+\n(.*?)```", TEXT, re.DOTALL)
+COMMANDS = [line[2:] for block in re.findall(r"```console\n(.*?)```", TEXT, re.DOTALL) for line in block.splitlines()]
 
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """A directory with every file that the README shows."""
+    """A directory with every file that is shown."""
     for name, text in FILES:
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    (tmp_path / "parentage" / "pytest.ini").write_text("[pytest]\n")  # else pytest takes the outer example's settings
+    for folder in ("parentage", "hooks"):  # without settings: pytest would take the outer example's
+        (tmp_path / folder / "pytest.ini").write_text("[pytest]\n")
     return tmp_path
 
 
 @pytest.mark.parametrize(
-    ("folder", "passed"), [(".", 3), ("app", 2), ("parentage", 4), ("diff", 1), ("migrated", 1), ("migrations", 1)]
+    ("folder", "passed"),
+    [(".", 3), ("app", 2), ("parentage", 4), ("diff", 1), ("migrated", 1), ("migrations", 1), ("hooks", 1)],
 )
 @pytest.mark.parametrize("workers", ["0", pytest.param("2", marks=pytest.mark.soak)])
 def test_files_as_shown(project: Path, folder: str, passed: int, workers: str) -> None:
-    """Each example of the README passes as a project of its own, with and without workers."""
+    """Each example passes as a project of its own, with and without workers."""
     files = [path.name for path in (project / folder).glob("test_*.py")]
     command = [sys.executable, "-m", "pytest", "-n", workers, "--rootdir=.", *PLAIN, *files]
     done = subprocess.run(command, cwd=project / folder, capture_output=True, text=True, check=False)
@@ -65,7 +68,7 @@ def test_the_emulator_as_shown(project: Path, command: str) -> None:
 
 def test_every_code_block_is_accounted_for() -> None:
     """A block of code is a file of an example or a command; there is no third kind that nobody runs."""
-    blocks = re.findall(r"^```(\w+)$", README, re.MULTILINE)
+    blocks = re.findall(r"^```(\w+)$", TEXT, re.MULTILINE)
     assert len(FILES) == len([kind for kind in blocks if kind != "console"])
 
 
@@ -84,17 +87,32 @@ def test_commands_are_those_we_test() -> None:
 
 
 def test_every_setting_fixture_hook_and_marker_is_documented() -> None:
-    """What can be asked for stands in the README."""
-    rows = set(re.findall(r"^\| `(\w+)` \|", README.split("<!-- settings -->")[1].split("\n\n")[0], re.MULTILINE))
+    """What can be asked for stands in the documents."""
+    rows = set(re.findall(r"^\| `(\w+)` \|", TEXT.split("<!-- settings -->")[1].split("\n\n")[0], re.MULTILINE))
     assert rows == {row.name for row in config.TABLE}
     hooks = [name for name in vars(hookspecs) if name.startswith("pytest_lakebranch_")]
     for name in (*PER_TEST, *WIDER, *hooks, *(name for name in public if name.islower() and name[0] != "_")):
-        assert f"`{name}" in README, name
+        assert f"`{name}" in TEXT, name
     for isolation in markers.ISOLATIONS:
-        assert f'"{isolation}"' in README
+        assert f'"{isolation}"' in TEXT
+
+
+def anchors(text: str) -> set[str]:
+    """What a link can lead to in a document: its headings, as GitHub spells them."""
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def test_links_lead_somewhere() -> None:
-    """Every relative link of the README exists."""
-    for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
-        assert (ROOT / target).exists(), target
+    """Every relative link exists, with the heading that it names."""
+    for page, text in PAGES.items():
+        for target, _, heading in re.findall(r"\]\((?!http)([^)#]*)(#?)([^)]*)\)", text):
+            found = (page.parent / target).resolve() if target else page
+            assert found.exists(), (page, target)
+            assert not heading or heading in anchors(PAGES[found]), (page, target, heading)
+
+
+def test_every_document_can_be_reached() -> None:
+    """The README leads to each."""
+    linked = {(ROOT / target).resolve() for target in re.findall(r"\]\((docs/[^)#]+)", PAGES[ROOT / "README.md"])}
+    assert linked == set(PAGES) - {ROOT / "README.md"}
