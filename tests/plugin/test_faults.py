@@ -136,9 +136,10 @@ def test_kills(project: Project, machine: Machine, next_run: NextRun, tmp_path: 
             print(f"FAULT_SEED={SEED} {point}", end=": ", flush=True)
             killed = Trial(project, machine, point).carry_out()
             hits.append((point, killed))
-            alive = poll(lambda: None if machine.processes() else True, deadline=Deadline(SOON)) is None
+            ended = poll(lambda: None if machine.processes() else True, deadline=Deadline(SOON))
+            outlived = {} if ended else machine.processes()
             next_run(1)
-            left = settled(machine, before) | ({"outlived": machine.processes()} if alive else {})
+            left = settled(machine, before) | ({"outlived": outlived} if outlived else {})
             said = "".join(broken_off(project.output))
             print(f"killed {killed} processes; {'left: ' + str(left) if left else 'nothing left'}{said}", flush=True)
             failures += [(str(point), left, said)] if left or said else []
