@@ -156,7 +156,7 @@ def _fault(text: str) -> Any:
     try:
         return json.loads(text)
     except ValueError as error:
-        raise ConfigError(f'--fault {text}: it is no JSON ({error}). docs/emulator.md shows some.') from None
+        raise ConfigError(f"--fault {text}: it is no JSON ({error}). docs/emulator.md shows some.") from None
 
 
 def _announce(parsed: Namespace, found: Handover) -> None:

@@ -17,6 +17,7 @@ from pytest_lakebranch.steps.base import Workplace
 from pytest_lakebranch.steps.failures import Failure, base_error
 
 CLOSED = re.compile(r"REVOKE (?:ALL|USAGE) ON SCHEMA public FROM PUBLIC;")
+MADE = "CREATE SCHEMA public;"
 MOST_JOBS = 8
 """More connections than that at once gain little and come near a branch's max_connections."""
 
@@ -37,41 +38,45 @@ class DumpStep:
     def apply(self, place: Workplace) -> str:
         """Restore the dump; the number of bytes in it."""
         what = archive.read(self.path, self.label)
-        if what.format == "plain":
-            makes_public = what.makes_public
-            if makes_public:
-                _make_way_for_public(place)
-            failure = psql.run_file(place, self.path, cwd=place.root)
-        else:
-            makes_public = make_way(self.path, place)
-            failure = restore(self.path, place, parallel=what.format != "tar")
-        if failure:
-            raise base_error(self.label, failure, self._advice(failure, what, place))
+        written = self._definitions(what, place)
+        makes_public = what.makes_public if what.format == "plain" else make_public(written)
         if makes_public:
-            open_public(self._definitions(what, place), place)
+            make_way_for_public(place)
+        failure = self._restored(what, place)
+        if failure:
+            raise base_error(self.label, failure, _advice(failure, what, written, place))
+        if makes_public:
+            open_public(written, place)
         return amounts.size_text(sum(path.stat().st_size for path in self._files()))
+
+    def _restored(self, what: Archive, place: Workplace) -> Failure | None:
+        if what.format == "plain":
+            return psql.run_file(place, self.path, cwd=place.root)
+        return restore(self.path, place, parallel=what.format != "tar")
+
+    def _definitions(self, what: Archive, place: Workplace) -> Iterable[str]:
+        """The dump's SQL, line by line, once; of an archive without the data."""
+        return _lines(self.path) if what.format == "plain" else definitions(self.path, place)
 
     def _files(self) -> list[Path]:
         if not self.path.is_dir():
             return [self.path]
         return sorted(path for path in self.path.iterdir() if path.is_file())
 
-    def _advice(self, failure: Failure, what: Archive, place: Workplace) -> str:
-        if archive.major(what.maker) > place.binaries.major:
-            return hints.newer_postgres(what.maker, place)
-        if hints.ABSENT_ROLE.search(failure.message):
-            absent = roles.missing(self._definitions(what, place), place)
-            if absent:
-                return hints.missing_roles(absent)
-        return hints.advice(failure.message, place)
 
-    def _definitions(self, what: Archive, place: Workplace) -> Iterator[str]:
-        """The dump's SQL, line by line; of an archive without the data."""
-        if what.format == "plain":
-            with self.path.open(errors="replace") as lines:
-                yield from lines
-        else:
-            yield from definitions(self.path, place)
+def _advice(failure: Failure, what: Archive, written: Iterable[str], place: Workplace) -> str:
+    if archive.major(what.maker) > place.binaries.major:
+        return hints.newer_postgres(what.maker, place)
+    if hints.ABSENT_ROLE.search(failure.message):
+        absent = roles.missing(written, place)
+        if absent:
+            return hints.missing_roles(absent)
+    return hints.advice(failure.message, place)
+
+
+def _lines(path: Path) -> Iterator[str]:
+    with path.open(errors="replace") as lines:
+        yield from lines
 
 
 def jobs() -> int:
@@ -94,12 +99,6 @@ def contents(path: Path, place: Workplace) -> list[str]:
     return programs.run(place, "pg_restore", "--list", str(path), cwd=place.root, output=True).output.splitlines()
 
 
-def entries(path: Path, place: Workplace) -> list[str]:
-    """What is in an archive: type, schema (``-`` for none) and name of each, without numbers."""
-    found = (re.match(r"\d+; \d+ \d+ (.+)", line) for line in contents(path, place))
-    return [match[1] for match in found if match]
-
-
 def listed(lines: list[str], path: Path) -> str:
     """The option of pg_restore that has it restore only these lines of the table of contents, which ``path`` holds."""
     path.write_text("\n".join(lines) + "\n")
@@ -112,12 +111,23 @@ def definitions(path: Path, place: Workplace) -> list[str]:
     return programs.run(place, "pg_restore", *script, cwd=place.root, output=True).output.splitlines()
 
 
-def make_way(path: Path, place: Workplace) -> bool:
-    """Remove the schema ``public`` of a new database where an archive makes it; whether it does."""
-    makes_public = any(entry.startswith("SCHEMA - public ") for entry in entries(path, place))
-    if makes_public:
-        _make_way_for_public(place)
-    return makes_public
+def make_public(definitions: Iterable[str]) -> bool:
+    """Whether an archive creates the schema ``public``.
+
+    Its table of contents does not tell: a schema of which only owner or rights are unusual is in it too.
+    """
+    return MADE in definitions
+
+
+def make_way_for_public(place: Workplace) -> None:
+    """Remove the schema ``public`` of a new database, for a dump that makes it (``pg_dump --schema=public`` does).
+
+    It stays if an earlier step filled it: the dump fails then, and says that it exists.
+    """
+    from psycopg.errors import DependentObjectsStillExist
+
+    with closing(connect(place.endpoint, autocommit=True)) as conn, suppress(DependentObjectsStillExist):
+        conn.execute("DROP SCHEMA IF EXISTS public")
 
 
 def open_public(definitions: Iterable[str], place: Workplace) -> None:
@@ -136,17 +146,6 @@ def _failure(errors: str, where: str, status: int) -> Failure:
     first = next((entry for entry in entries if entry.startswith("error: ")), errors.strip() or f"status {status}")
     message, _, statement = first.removeprefix("error: ").partition("\nCommand was: ")
     return Failure(where, message.removeprefix("could not execute query: "), statement)
-
-
-def _make_way_for_public(place: Workplace) -> None:
-    """Remove the schema ``public`` of a new database, for a dump that makes it (``pg_dump --schema=public`` does).
-
-    It stays if an earlier step filled it: the dump fails then, and says that it exists.
-    """
-    from psycopg.errors import DependentObjectsStillExist
-
-    with closing(connect(place.endpoint, autocommit=True)) as conn, suppress(DependentObjectsStillExist):
-        conn.execute("DROP SCHEMA IF EXISTS public")
 
 
 def parse(label: str, written: str, inputs: files.Inputs) -> DumpStep:

@@ -12,7 +12,7 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -37,20 +37,20 @@ NOT_WHERE = ("password", "sslpassword", "connect_timeout", "application_name")
 WORDS = ("schemas", "tables", "refresh", "copy")
 WAYS = ("dump", "physical")
 THERE = "already exists"
+CONSTRAINT, TABLE = "2606", "1259"
+"""The oids of pg_constraint and pg_class, with which a dump's table of contents names objects."""
 OTHERWISE = "With copy=dump the step copies by pg_dump instead."
 _LOOK = """
 SELECT 'version', current_setting('server_version_num'), '' UNION ALL
-SELECT 'key', n.nspname || ' ' || c.relname || ' ' || k.conname, rn.nspname || '.' || r.relname
-FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace
-JOIN pg_class r ON r.oid = k.confrelid JOIN pg_namespace rn ON rn.oid = r.relnamespace WHERE k.contype = 'f'
+SELECT 'key', oid::text, confrelid::text FROM pg_constraint WHERE contype = 'f'
 UNION ALL SELECT DISTINCT 'role', rolname, '' FROM pg_shdepend JOIN pg_roles r ON r.oid = refobjid
 JOIN pg_database d ON d.oid = dbid WHERE refclassid = 'pg_authid'::regclass AND datname = current_database()"""
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What is asked of the original first: its version, its foreign keys with the tables they lead to, and the roles
-    that own anything in the database, have a right there, or are named by a policy.
+    """What is asked of the original first: its version, its foreign keys with the tables they lead to (oids), and the
+    roles that own anything in the database, have a right there, or are named by a policy.
     """
 
     version: int
@@ -61,19 +61,24 @@ class Look:
     def of(cls, rows: list[list[str]]) -> Look:
         """What ``_LOOK`` gave."""
         (version,) = (int(name) for word, name, _ in rows if word == "version")
-        foreign = tuple((name, target) for word, name, target in rows if word == "key")
+        foreign = tuple((key, target) for word, key, target in rows if word == "key")
         return cls(version, foreign, frozenset(name for word, name, _ in rows if word == "role"))
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """What to copy: patterns of pg_dump's ``--schema`` and ``--table``; none for everything."""
+    """What to copy: patterns of pg_dump's ``--schema`` or of its ``--table``, not of both; none for everything."""
 
     schemas: tuple[str, ...] = ()
     tables: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
         return bool(self.schemas or self.tables)
+
+    @property
+    def word(self) -> str:
+        """The word that it was written with."""
+        return "schemas=" if self.schemas else "tables="
 
     def options(self, major: int = FOLLOWS_SINCE) -> list[str]:
         """As options of that pg_dump: from 16 on it takes partitions and children of tables with them."""
@@ -140,7 +145,10 @@ class PostgresStep:
         with _directory(self.inputs.notes.directory) as directory:
             copied = directory / "dump"
             self._dump(source, copied, place)
-            makes_public, written = dump.make_way(copied, place), dump.definitions(copied, place)
+            written = dump.definitions(copied, place)
+            makes_public = dump.make_public(written)
+            if makes_public:
+                dump.make_way_for_public(place)
             _make_roles(roles.missing(written, place, look.roles), place)
             failure = self._restore_part(copied, source, look, place) if self.selection else dump.restore(copied, place)
             if failure:
@@ -168,11 +176,12 @@ class PostgresStep:
         newer = ", or set lakebranch_postgres to version 16 or newer, which takes partitions with their tables"
         return (
             f"what is chosen needs {', '.join(found.left_out[:5])}{', …' if len(found.left_out) > 5 else ''}: choose "
-            f"that too (tables=, schemas=){newer if place.binaries.major < FOLLOWS_SINCE else ''}."
+            f"that too ({self.selection.word}){newer if place.binaries.major < FOLLOWS_SINCE else ''}."
         )
 
     def _wider(self) -> str:
-        return "Choose what is missing too: tables=, schemas=, or neither for everything." if self.selection else ""
+        what = f"Choose what is missing too: {self.selection.word}, or leave that away for everything."
+        return what if self.selection else ""
 
     def _source(self) -> dict[str, str]:
         """The connection's parameters, in libpq's words."""
@@ -235,17 +244,13 @@ def _listed(
     foreign keys to tables that are not in it, and the attaching of partitions to parents that are not.
     """
     lines = dump.contents(copied, place)
-    there = {
-        ".".join(parts[1:3])
-        for parts in (entry.split() for entry in dump.entries(copied, place))
-        if parts[0] == "TABLE"
-    }
-    away = [f" FK CONSTRAINT {name} " for name, target in foreign if target not in there]
-    away += [f" {kind} ATTACH {name} " for name in found.loose for kind in ("TABLE", "INDEX")]
-    kept = [line for line in lines if not any(part in f"{line} " for part in away)]
+    there = {key for key, _ in needed.keyed(lines)}
+    dropped = {(CONSTRAINT, key) for key, target in foreign if (TABLE, target) not in there} | found.objects
+    made = {line for key, line in needed.keyed(lines) if key in dropped}
+    away = [f" {kind} ATTACH {name} " for name in found.loose for kind in ("TABLE", "INDEX")]
+    kept = [line for line in lines if line not in made and not any(part in f"{line} " for part in away)]
     schemas = [line for line in kept if " SCHEMA - " in line and not line.startswith(";")]
-    made = {line for key, line in needed.keyed(kept) if key in found.objects}
-    return schemas, [line for line in kept if line not in made and line not in schemas]
+    return schemas, [line for line in kept if line not in schemas]
 
 
 @contextmanager
@@ -266,7 +271,7 @@ def _directory(home: Path | None) -> Iterator[Path]:
 
 
 def parse(label: str, written: str, inputs: files.Inputs) -> PostgresStep:
-    """The step for ``postgres:ENV_NAME [schemas=A,B] [tables=X,Y] [refresh=1d] [copy=dump]``; ConfigError when it is
+    """The step for ``postgres:ENV_NAME [schemas=A,B | tables=X,Y] [refresh=1d] [copy=dump]``; ConfigError when it is
     none.
     """
     variable, *words = written.split()
@@ -283,11 +288,22 @@ def parse(label: str, written: str, inputs: files.Inputs) -> PostgresStep:
                 f"{label}: {word!r} is not one of schemas=NAME,…, tables=NAME,…, refresh=1d and copy=dump."
             )
         given[name] = value
-    selection = Selection(_names(given.get("schemas")), _names(given.get("tables")))
+    selection = _selection(label, given)
     way = _way(label, given.get("copy"), selection)
     step = PostgresStep(label, variable, selection, _seconds(label, given.get("refresh")), inputs, way)
     step._source()
     return step
+
+
+def _selection(label: str, given: Mapping[str, str]) -> Selection:
+    schemas, tables = _names(given.get("schemas")), _names(given.get("tables"))
+    if schemas and tables:
+        instead = ",".join([*tables, *(f"{name}.*" for name in schemas)])
+        raise ConfigError(
+            f"{label}: schemas= and tables= cannot be given together: pg_dump leaves out whole schemas where it is "
+            f"told of a table. tables={instead} takes all tables of a schema too."
+        )
+    return Selection(schemas, tables)
 
 
 def _names(written: str | None) -> tuple[str, ...]:
@@ -298,7 +314,7 @@ def _way(label: str, written: str | None, selection: Selection) -> str:
     if written not in (None, *WAYS):
         raise ConfigError(f"{label}: copy={written} is neither copy=dump nor copy=physical.")
     if written == "physical" and selection:
-        raise ConfigError(f"{label}: copy=physical copies everything: schemas= and tables= cannot be given with it.")
+        raise ConfigError(f"{label}: copy=physical copies everything: {selection.word} cannot be given with it.")
     return written or ""
 
 

@@ -81,6 +81,14 @@ def test_schema_public_in_a_dump_is_no_conflict(place: Workplace, server: Server
     assert rows(place, "SELECT has_schema_privilege('public', 'public', 'USAGE')") == [(True,)]
 
 
+def test_schema_public_that_has_another_owner(place: Workplace, server: Server, style: str) -> None:
+    """As in each database that was made before PostgreSQL 15: a dump gives it the owner, and does not make it."""
+    dump(server, place.root / "backup", style, "ALTER SCHEMA public OWNER TO postgres; CREATE TABLE item (id int)")
+    parse("dump:backup", root=place.root).apply(place)
+    assert rows(place, "SELECT count(*) FROM public.item") == [(0,)]
+    assert rows(place, "SELECT nspowner::regrole::text FROM pg_namespace WHERE nspname = 'public'") == [("postgres",)]
+
+
 @pytest.mark.parametrize(
     ("sql", "usable"),
     [

@@ -85,6 +85,7 @@ def test_whole_copy(source: Workplace, place: Workplace, tmp_path: Path) -> None
         ("schemas=stock,public", {"stock.item", "stock.names", "maker"}),
         ("tables=stock.item", {"stock.item"}),
         ("tables=maker,stock.item", {"maker", "stock.item"}),
+        ("tables=maker,stock.*", {"maker", "stock.item", "stock.names"}),
     ],
 )
 def test_selection(source: Workplace, place: Workplace, tmp_path: Path, words: str, tables: set[str]) -> None:
@@ -95,6 +96,29 @@ def test_selection(source: Workplace, place: Workplace, tmp_path: Path, words: s
     keys = rows(place, "SELECT count(*) FROM pg_constraint WHERE contype = 'f'")
     assert keys == [(1 if "maker" in tables else 0,)]
     assert rows(place, "SELECT has_schema_privilege('public', 'public', 'USAGE')") == [(True,)]
+
+
+@pytest.mark.parametrize("words", ["", " schemas=public", " tables=maker,item"])
+def test_schema_public_that_has_another_owner(source: Workplace, place: Workplace, tmp_path: Path, words: str) -> None:
+    """It keeps it, where the schema is copied; in any case there is one."""
+    with connect(source.endpoint) as conn:
+        conn.execute("ALTER SCHEMA public OWNER TO clerk; CREATE TABLE item (id int)")
+    parse(f"postgres:PROD_URL{words}", root=tmp_path).apply(place)
+    assert rows(place, "SELECT count(*) FROM public.maker, public.item") == [(0,)]
+    owner = "pg_database_owner" if "tables" in words else "clerk"
+    assert rows(place, "SELECT nspowner::regrole::text FROM pg_namespace WHERE nspname = 'public'") == [(owner,)]
+
+
+def test_names_with_spaces(source: Workplace, place: Workplace, tmp_path: Path) -> None:
+    """Keys between chosen tables are kept, and those that lead away are left out, whatever the tables are called."""
+    with connect(source.endpoint) as conn:
+        conn.execute('CREATE TABLE "my maker" (id int PRIMARY KEY); CREATE TABLE "my rival" (id int PRIMARY KEY)')
+        conn.execute(
+            'CREATE TABLE "my item" (maker int CONSTRAINT "its maker" REFERENCES "my maker",'
+            ' rival int CONSTRAINT "its rival" REFERENCES "my rival")'
+        )
+    parse("postgres:PROD_URL tables=my?maker,my?item", root=tmp_path).apply(place)
+    assert rows(place, "SELECT conname::text FROM pg_constraint WHERE contype = 'f'") == [("its maker",)]
 
 
 def test_roles_of_policies_and_default_privileges(source: Workplace, place: Workplace, tmp_path: Path) -> None:
@@ -148,6 +172,9 @@ def test_server_that_is_not_reached(place: Workplace, tmp_path: Path, monkeypatc
         ("postgres:postgresql://me:pa55word@db/shop", "x", "must be the name of an environment variable"),
         ("postgres:PROD_URL tables", "host=x", "'tables' is not one of schemas=NAME,…"),
         ("postgres:PROD_URL tables=,", "host=x", "'tables=,' is not one of schemas=NAME,…"),
+        ("postgres:PROD_URL schemas=app tables=x", "host=x", "told of a table. tables=x,app.* takes"),
+        ("postgres:PROD_URL schemas=app copy=physical", "host=x", "everything: schemas= cannot be given with it"),
+        ("postgres:PROD_URL tables=x copy=physical", "host=x", "everything: tables= cannot be given with it"),
         ("postgres:PROD_URL refresh=often", "host=x", "refresh: 'often' is not a span of time such as"),
     ],
 )

@@ -87,7 +87,7 @@ def test_partitions(place: Workplace, tmp_path: Path, words: str, table: str) ->
     [
         (
             "tables=line",
-            "needs stock.line_1 of line: choose that too (tables=, schemas=), or set lakebranch_postgres to",
+            "needs stock.line_1 of line: choose that too (tables=), or set lakebranch_postgres to",
         ),
         ("tables=numbered", "what is chosen needs the sequence public.numbers: choose that too"),
     ],
