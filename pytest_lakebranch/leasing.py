@@ -202,7 +202,8 @@ def branch_for(run: Run, node: Any, *, base: Sequence[str | Callable[..., object
     """A branch for as long as a fixture lives."""
     item = node if isinstance(node, pytest.Item) else None
     with told():
-        branch = run.open("fixture", asker=getattr(node, "nodeid", "") or "session", base=base)
+        whole = run.whole(base) if base else base
+        branch = run.open("fixture", asker=getattr(node, "nodeid", "") or "session", base=whole)
     try:
         node.ihook.pytest_lakebranch_branch_ready(branch=branch, item=item)
         yield branch

@@ -32,7 +32,7 @@ from pytest_lakebranch.progress import Progress
 from pytest_lakebranch.stash import RUN, RUN_ID, SEAT, SETTINGS, TERMINAL
 from pytest_lakebranch.state import PORT, State
 from pytest_lakebranch.steps.base import Step
-from pytest_lakebranch.steps.kinds import parse_all
+from pytest_lakebranch.steps.kinds import parse_all, refuse_left_out
 
 if TYPE_CHECKING:
     from pytest_lakebranch.schema.model import Schema
@@ -125,8 +125,14 @@ class Run:
 
     @cached_property
     def entries(self) -> list[str | Callable[..., object]]:
-        """The steps of ini and hooks, in this order."""
-        return [*self.settings.base, *answers.steps(self._config)]
+        """The steps of ini and hooks, in this order. ConfigError as of :meth:`whole`."""
+        return self.whole([*self.settings.base, *answers.steps(self._config)])
+
+    def whole(self, entries: Sequence[str | Callable[..., object]]) -> list[str | Callable[..., object]]:
+        """All steps of a base. Raises ConfigError, also when files of SQL only look as if they were run."""
+        if tuple(entries) not in self._bases:
+            refuse_left_out(self.steps(entries))
+        return list(entries)
 
     # -- leases
 

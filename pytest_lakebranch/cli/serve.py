@@ -93,13 +93,14 @@ def _emulator(parsed: Namespace) -> Iterator[tuple[Emulator, Path]]:
     from pytest_lakebranch.cli.project import project
     from pytest_lakebranch.emulator.emulator import Emulator
     from pytest_lakebranch.progress import Progress
-    from pytest_lakebranch.steps.kinds import parse_all
+    from pytest_lakebranch.steps.kinds import parse_all, refuse_left_out
 
     here = project(parsed)
     options = _options(parsed)
     settings = _settings(here.settings, options.identities[0])
     faults = [_fault(text) for text in parsed.fault]
     steps = parse_all(parsed.base, settings._replace(root=str(Path.cwd())))
+    refuse_left_out(steps)
     progress = Progress("/dev/stderr" if sys.stderr.isatty() else None)
     with workplace.provider(settings, here.state.ensure()) as provider:
         _, base = own_base.build(provider, steps, settings, progress)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
@@ -46,30 +46,38 @@ def parse_all(entries: Iterable[Entry], settings: Settings, seat: Endpoint | Non
     notes = Notes(State.at(settings.home).notes)
     port = seat if settings.listen == "tcp" else None
     application = Application(settings.user, settings.database, partial(variables, settings), port)
-    steps = tuple(parse(entry, root=Path(settings.root), notes=notes, application=application) for entry in entries)
-    for step in steps:
-        if isinstance(step, sql.SqlFolder):
-            _refuse_left_out(step, steps)
-    return steps
+    return tuple(parse(entry, root=Path(settings.root), notes=notes, application=application) for entry in entries)
 
 
-def _refuse_left_out(step: sql.SqlFolder, steps: Iterable[Step]) -> None:
-    """ConfigError when no step uses a file of SQL that lies below a folder: it looks as if it were run."""
-    left = {file for file in step.left_out() if not any(_uses(other, file, itself=other is step) for other in steps)}
-    if left:
-        file = min(left)
-        raise ConfigError(
-            f"{step.label}: {files.shown(file, step.inputs.root)} is not run: in folders of the folder only Flyway's "
-            "names (V1__x.sql) count. Include it (\\ir), make its folder a step of its own, move it elsewhere, or "
-            f"say that it is known: inputs={files.shown(file.parent, step.inputs.root)}/*."
-        )
+def refuse_left_out(steps: Sequence[Step]) -> None:
+    """ConfigError when of all steps of a base none uses a file of SQL that lies below a folder of SQL: it looks as if
+    it were run.
+    """
+    for step in (one for one in steps if isinstance(one, sql.SqlFolder)):
+        left = step.left_out()
+        for other in steps if left else ():
+            used = tuple(_used(other, itself=other is step))
+            left = {file for file in left if not any(file.is_relative_to(one) for one in used)}
+        if left:
+            raise _left_out(step, min(left))
 
 
-def _uses(step: Step, file: Path, *, itself: bool) -> bool:
+def _used(step: Step, *, itself: bool) -> Iterator[Path]:
+    """Files and folders that a step runs, reads or declares; its own folder counts for the others only."""
     path, inputs = getattr(step, "path", None), getattr(step, "inputs", None)
-    declared = inputs.files() if isinstance(inputs, Inputs) else ()
-    own = (*declared, *getattr(step, "own", ()), *([path] if isinstance(path, Path) and not itself else []))
-    return any(file.is_relative_to(one) for one in own)
+    yield from inputs.files() if isinstance(inputs, Inputs) else ()
+    yield from getattr(step, "own", ())
+    yield from step.reads() if isinstance(step, sql.SqlStep | sql.SqlFolder) else ()
+    yield from [path] if isinstance(path, Path) and not itself else ()
+
+
+def _left_out(step: sql.SqlFolder, file: Path) -> ConfigError:
+    root = step.inputs.root
+    return ConfigError(
+        f"{step.label}: {files.shown(file, root)} is not run: in folders of the folder only Flyway's names (V1__x.sql) "
+        "count. Include it (\\ir), make its folder a step of its own, move it elsewhere, or say that it is known: "
+        f"inputs={files.shown(file.parent, root)}/*."
+    )
 
 
 def variables(settings: Settings, endpoint: Endpoint) -> Mapping[str, str]:

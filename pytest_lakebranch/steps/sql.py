@@ -34,6 +34,10 @@ class SqlStep:
         """Run the file; the number of bytes in it."""
         return _run(self.label, self.path, self.inputs, place)
 
+    def reads(self) -> Iterator[Path]:
+        """The files that it includes."""
+        return (path for _, path in _reads(self.path, self.inputs)[1])
+
 
 @dataclass(frozen=True, slots=True)
 class SqlMigration:
@@ -111,12 +115,13 @@ class SqlFolder:
         return parts, [*folder.folders(self.path, self.label), *(entry.file for entry in entries), *read], []
 
     def left_out(self) -> set[Path]:
-        """Files of SQL in folders of the folder that neither this step runs, nor any of its files includes."""
-        deep = folder.left_out(self.path, self.label)
-        if deep:
-            for entry in folder.entries(self.path, self.label):
-                deep -= {path for _, path in _reads(entry.file, self.inputs)[1]}
-        return deep
+        """Files of SQL in folders of the folder that this step does not run; it may include them."""
+        return folder.left_out(self.path, self.label)
+
+    def reads(self) -> Iterator[Path]:
+        """The files that those of the folder include."""
+        for entry in folder.entries(self.path, self.label):
+            yield from (path for _, path in _reads(entry.file, self.inputs)[1])
 
     def fingerprint(self) -> str:
         """Of all files, in the order in which they run."""

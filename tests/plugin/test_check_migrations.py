@@ -78,6 +78,21 @@ def test_a_migration_that_fails(shaped: Project) -> None:
     assert "rehearsal.py" not in str(result.stdout)
 
 
+def test_what_later_steps_run(shaped: Project) -> None:
+    """Files in a folder of the migrations' that a step after them runs are no obstacle; those that nothing runs are."""
+    migration(shaped, "0001_note", GOOD)
+    (shaped.path / "migrations/seeds").mkdir()
+    migration(shaped, "seeds/item", "INSERT INTO item VALUES (0, 'seed', '');")
+    (shaped.path / "more").mkdir()
+    (shaped.path / "more/0002_size.sql").write_text("ALTER TABLE item ADD IF NOT EXISTS size int;")
+    base = ["sql:shape.sql", "sql:migrations", "sql:more"]
+    shaped.write(test_it="def test_it(lakebranch_conn): lakebranch_conn.execute('SELECT size FROM item')")
+    shaped.ini(lakebranch_base=base, lakebranch_check_migrations="true")
+    told(shaped.run("test_it.py"), "*sql:migrations: migrations/seeds/item.sql is not run: *")
+    shaped.ini(lakebranch_base=[*base, "sql:migrations/seeds"], lakebranch_check_migrations="true")
+    shaped.run("-k", "0002 and applies or test_it").assert_outcomes(passed=2)
+
+
 BLOCKS = """
 CREATE EXTENSION IF NOT EXISTS dblink;
 BEGIN;

@@ -6,11 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from pytest_lakebranch.config import resolve
 from pytest_lakebranch.errors import ConfigError
 from pytest_lakebranch.steps.base import migrations_of
 from pytest_lakebranch.steps.folder import Entry, entries
-from pytest_lakebranch.steps.kinds import parse, parse_all
+from pytest_lakebranch.steps.kinds import parse, refuse_left_out
 from pytest_lakebranch.steps.notes import Notes
 
 
@@ -95,16 +94,21 @@ def test_folders_without_an_order(tmp_path: Path, names: list[str], says: str) -
 
 
 def test_files_below_a_folder_that_nothing_runs(tmp_path: Path) -> None:
-    """They are refused unless a file includes them, another step runs them, or they are declared."""
-    settings = resolve(options={"home": str(tmp_path / "home")}, environ={}, ini={}, root=tmp_path)
+    """They are refused unless a file of any step includes them, another step runs them, or they are declared."""
     made(tmp_path, "1_a.sql", "parts/b.sql", "seeds/c.sql")
     (tmp_path / "db" / "1_a.sql").write_text("\\ir parts/b.sql\n")
+    (tmp_path / "seed.sql").write_text("\\ir db/seeds/c.sql\n")
+
+    def check(*entries: str) -> None:
+        refuse_left_out([parse(entry, root=tmp_path) for entry in entries])
+
     with pytest.raises(ConfigError, match=r"sql:db: db/seeds/c.sql is not run: .* inputs=db/seeds/\*\."):
-        parse_all(["sql:db"], settings)
-    parse_all(["sql:db", "sql:db/seeds"], settings)
-    parse_all(["sql:db inputs=db/seeds/*"], settings)
+        check("sql:db")
+    check("sql:db", "sql:db/seeds")
+    check("sql:db", "sql:seed.sql")
+    check("sql:db inputs=db/seeds/*")
     (tmp_path / "db" / "seeds" / "pyvenv.cfg").touch()
-    parse_all(["sql:db"], settings)
+    check("sql:db")
 
 
 def test_files_that_are_added_below_a_folder(tmp_path: Path) -> None:
