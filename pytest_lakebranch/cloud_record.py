@@ -20,13 +20,15 @@ ANSWER_SECONDS = 1.0
 
 @dataclass(frozen=True, slots=True)
 class CloudRecord:
-    """Where a run makes branches, how its names show that they are its, and from when on they need nobody that knows of
-    it (seconds since 1970). ``kept`` are the paths of those that it left for a human. No secret is in it.
+    """Where a run makes branches, how their names show that they are its, whose they are (nobody else may delete them),
+    and from when on they need nobody that knows of it (seconds since 1970). ``kept`` are the paths of those that it
+    left for a human. No secret is in it.
     """
 
     host: str
     project: str
     run: str
+    owner: str
     until: float
     kept: tuple[str, ...] = ()
 

@@ -214,7 +214,7 @@ def test_the_reaper_takes_what_is_ours_and_dead(lakebase: Emulated, tmp_path: Pa
         directory = state.runs / "gone"
         directory.mkdir()
         (directory / "alive.lock").touch()
-        record = CloudRecord(project.api.client.host, project.api.project, dead.run, soon)
+        record = CloudRecord(project.api.client.host, project.api.project, dead.run, project.owner, soon)
         record.keeping(f"{project.api.project}/branches/{left}").write(directory)
         expected = sorted(f"{project.api.project}/branches/{name}" for name, gone in names.items() if gone)
         try:
@@ -238,7 +238,7 @@ def test_a_run_reaps_beside_its_tests(lakebase: Emulated, tmp_path: Path) -> Non
         directory = state.runs / "gone"
         directory.mkdir()
         (directory / ALIVE).touch()
-        CloudRecord(project.api.client.host, project.api.project, "0" * 8, soon).write(directory)
+        CloudRecord(project.api.client.host, project.api.project, "0" * 8, project.owner, soon).write(directory)
         here.provider.reap(state)
         here.start("b1")
     assert ours(lakebase) == []
@@ -255,7 +255,7 @@ def test_the_reaper_takes_all_of_an_owner(lakebase: Emulated, tmp_path: Path) ->
         directory = state.runs / "living"
         directory.mkdir()
         (directory / ALIVE).touch()
-        CloudRecord(project.api.client.host, project.api.project, "1" * 8, soon).write(directory)
+        CloudRecord(project.api.client.host, project.api.project, "1" * 8, project.owner, soon).write(directory)
         for name in (gone, lives, other):
             lakebase.branch(name=name)
         try:
@@ -304,7 +304,7 @@ def test_generations_are_swept_from_the_youngest(lakebase: Emulated, tmp_path: P
         for number in range(3):
             made = Name(project.owner, project.run, f"b{number}", time.time() + 86400)
             source = lakebase.branch(source=source, name=str(made)).name
-        assert len(project.sweep(lambda name, _: name.run == project.run)) == 3
+        assert len(project.sweep(project.branches(), lambda name, _: name.run == project.run)) == 3
     assert poll(lambda: None if ours(lakebase) else True, deadline=Deadline(10))
 
 

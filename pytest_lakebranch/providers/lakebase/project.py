@@ -21,7 +21,7 @@ from pytest_lakebranch.providers._rest import Client, fetch
 from pytest_lakebranch.providers.lakebase import auth
 from pytest_lakebranch.providers.lakebase.api import Api, View, identity
 from pytest_lakebranch.providers.lakebase.names import Guard, Name, owner_of
-from pytest_lakebranch.providers.lakebase.sweep import Sweep
+from pytest_lakebranch.providers.lakebase.sweep import Limit, Sweep
 from pytest_lakebranch.waiting import Clock, Deadline
 
 SOURCE = re.compile(r"(projects/[^/\s]+)(?:/branches/([^/\s]+))?")
@@ -67,14 +67,24 @@ class Project:
         """What the application's URL calls the role and the database where they were not given."""
         return {f"user {self.settings.user}": self.user, f"database {self.settings.database}": self.database}
 
-    def sweep(self, is_due: Callable[[Name, View], bool], *, dry_run: bool = False) -> list[str]:
-        """Delete the branches that are due, children first; their paths. Never any that the guard refuses, nor one that
-        a branch which stays was forked from.
+    def branches(self) -> dict[str, View]:
+        """All branches by their paths."""
+        return {str(view["name"]): view for view in self.api.branches()}
 
-        All are tried; raises BranchError with what could not be deleted, or is there all the same.
+    def sweep(
+        self,
+        views: Mapping[str, View],
+        is_due: Callable[[Name, View], bool],
+        limit: Limit | None = None,
+        *,
+        dry_run: bool = False,
+    ) -> list[str]:
+        """Delete those branches that are due, children first; their paths. Never any that the guard refuses, nor one
+        that a branch which stays was forked from.
+
+        All are tried within the limit; raises BranchError with what could not be deleted, or is there all the same.
         """
-        views = {str(view["name"]): view for view in self.api.branches()}
-        sweep = Sweep(self.api, views)
+        sweep = Sweep(self.api, views, limit or Limit())
         paths = sweep.without_ancestors({path for path, view in views.items() if self._may_go(view, is_due)})
         if paths and not dry_run:
             sweep.delete(paths)

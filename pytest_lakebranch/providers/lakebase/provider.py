@@ -24,8 +24,9 @@ from pytest_lakebranch.providers.lakebase.family import Family
 from pytest_lakebranch.providers.lakebase.moments import AT, is_position, moment
 from pytest_lakebranch.providers.lakebase.names import Name, is_past
 from pytest_lakebranch.providers.lakebase.project import Project
-from pytest_lakebranch.providers.lakebase.reaper import reaping
+from pytest_lakebranch.providers.lakebase.reaper import Reaping
 from pytest_lakebranch.providers.lakebase.record import Record
+from pytest_lakebranch.providers.lakebase.sweep import Limit
 from pytest_lakebranch.providers.lakebase.template import Templates
 from pytest_lakebranch.providers.lakebase.upkeep import Upkeep
 from pytest_lakebranch.providers.lakebase.upstream import AT_FIRST, LATER_PATIENCE, NOT_YET, TOO_MANY, Door
@@ -71,7 +72,7 @@ class LakebaseProvider:
         self._numbers = itertools.count(1)
         self._alive: dict[str, LakebaseCompute] = {}
         self._unlogged: dict[str, bool] = {}
-        self._reaping: threading.Thread | None = None
+        self._reaping: Reaping | None = None
         self._over = False
         self._family = Family(self._branches.delete)
         self._templates = Templates(project, wall)
@@ -312,7 +313,7 @@ class LakebaseProvider:
 
     def reap(self, state: State) -> None:
         """Delete beside the run what dead runs of this machine left in the project."""
-        self._reaping = reaping(self._project, state)
+        self._reaping = Reaping(self._project, state)
 
     # -- the end
 
@@ -332,7 +333,7 @@ class LakebaseProvider:
             self._over = True
         self._project.budget.close()
         self._upkeep.close()
-        troubles = self._upkeep.troubles
+        troubles: list[BaseException] = [*self._upkeep.troubles]
         for compute in self._living():
             compute.discard(disposable=True)
         if not self._settings.keep_template:
@@ -340,21 +341,23 @@ class LakebaseProvider:
                 self._family.doom(path)
         self._branches.close()
         if self._reaping is not None:
-            self._reaping.join(REAP_SECONDS)
+            troubles += self._reaping.end(REAP_SECONDS)
+        troubles += self._branches.troubles
         left = self._sweep()
         self._project.close()
-        if left:
-            raise BaseExceptionGroup("branches were left behind", left)
-        self._record.remove()
-        if troubles + self._branches.troubles:
-            raise BaseExceptionGroup("branches were not looked after", troubles + self._branches.troubles)
+        if not left:
+            self._record.remove()
+        if left + troubles:
+            what = "left behind" if left else "not looked after"
+            raise BaseExceptionGroup(f"branches were {what}", left + troubles)
 
-    def _sweep(self) -> list[Exception]:
+    def _sweep(self) -> list[BaseException]:
         """Delete what landed although we were told that it had failed, and what is ours and past its death date: what
         machines leave that are gone themselves. What could not be deleted.
         """
         try:
-            self._project.sweep(self._may_go)
+            limit = Limit(Deadline(self._project.api.patience))
+            self._project.sweep(self._project.branches(), self._may_go, limit)
         except LakebranchError as error:
             return [error]
         return []

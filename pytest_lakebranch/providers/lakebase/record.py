@@ -17,7 +17,9 @@ class Record:
     def __init__(self, project: Project, directory: Path | None, dies: float) -> None:
         self._directory = directory
         self._lock = threading.Lock()
-        self._record = CloudRecord(project.api.client.host, project.api.project, project.run, dies + GRACE)
+        self._record = CloudRecord(
+            project.api.client.host, project.api.project, project.run, project.owner, dies + GRACE
+        )
         self._write(self._record)
 
     def _write(self, record: CloudRecord) -> None:
