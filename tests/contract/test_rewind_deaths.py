@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from local_rigs import Rig, rig, run_sql
-from rewind_rigs import end_lease
+from rewind_rigs import Oracle, end_lease
 
 from pytest_lakebranch.errors import BranchError
 from pytest_lakebranch.postgres.connect import connect
@@ -84,19 +84,56 @@ def test_killed_between_two_leases(shared_home: Path, victim: str) -> None:
         compute.discard()
 
 
+def end_all_sessions(compute: LocalCompute, work: str | None = None) -> None:
+    """End them, ours too, and wait until no process serves one: nothing but the next question tells us."""
+    with connect(compute.server.endpoint("app"), autocommit=True) as session:
+        processes = [compute.server.control.info.backend_pid, session.info.backend_pid]
+        if work:
+            session.execute(work)
+        session.execute(ALL_SESSIONS)
+    assert poll(lambda: None if any(map(is_running, processes)) else True, deadline=Deadline(5))
+
+
 @pytest.mark.parametrize("work", [None, "delete from item", "drop table item"])
 def test_all_sessions_ended_by_a_test(shared_home: Path, work: str | None) -> None:
     """A test may end every session of its server: ours is opened anew, and nobody is said to have died."""
     with rig(shared_home) as made:
         compute = branch(made)
-        with connect(compute.server.endpoint("app"), autocommit=True) as session:
-            if work:
-                session.execute(work)
-            session.execute(ALL_SESSIONS)
-        assert compute.death() is None
+        oracle = Oracle(compute)
+        end_all_sessions(compute, work)
         assert end_lease(compute)[0] == ("rewind" if work else "clean")
         compute.mark()
         assert run_sql(compute, "select count(*) from item") == [(100,)]
+        assert oracle.differences() == []
+        compute.discard()
+
+
+def test_forked_after_all_sessions_were_ended(shared_home: Path) -> None:
+    """Such a branch is forked in its present state, and can be put back afterwards."""
+    with rig(shared_home) as made:
+        compute = branch(made)
+        end_all_sessions(compute, "delete from item where id > 7")
+        child = made.start("c", compute.fork_point())
+        assert run_sql(child, "select count(*) from item") == [(7,)]
+        end_all_sessions(compute)
+        assert end_lease(compute)[0] == "rewind"
+        assert run_sql(compute, "select count(*) from item") == [(100,)]
+        child.discard()
+        compute.discard()
+
+
+@pytest.mark.parametrize("then", ["fork", "end"])
+def test_our_session_killed_by_a_test(shared_home: Path, then: str) -> None:
+    """A session that was killed takes its server with it: that is said, and no other session hides it."""
+    with rig(shared_home) as made:
+        compute = branch(made)
+        run_sql(compute, ROW)
+        os.kill(victims(compute)["our session"], signal.SIGKILL)
+        if then == "fork":
+            with pytest.raises(BranchError, match=r"cannot be forked: its server died"):
+                compute.fork_point()
+        ending, reason = end_lease(compute)
+        assert (ending, reason[:11]) == ("replace", "server died"), reason
         compute.discard()
 
 

@@ -97,6 +97,15 @@ class Clients:
         """
         return not LINUX or poll(self._is_at_rest, deadline=Deadline(REST_SECONDS), every=0.00005) is not None
 
+    def await_rest_after(self, pid: int) -> bool:
+        """As :meth:`await_rest`, once a process of the server's that is ending has ended: its connection is closed
+        before the postmaster can know of its end, and whether that was a crash.
+        """
+        if LINUX:
+            poll(lambda: None if is_running(pid) else True, deadline=Deadline(REST_SECONDS))
+            self._unfamiliar()
+        return self.await_rest()
+
     def _is_at_rest(self) -> bool | None:
         if not self.server.is_alive:
             return True

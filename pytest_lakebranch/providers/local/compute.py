@@ -182,7 +182,8 @@ class LocalCompute:
         try:
             change = self._work() or self._difference(self._mark)
         except (psycopg.Error, BranchError, OSError) as error:
-            return f"server died: {self._last_words() or error}"
+            died = self.death()
+            return f"server died: {died}" if died is not None else f"its server did not answer: {_first_line(error)}"
         if self.server.process.poll() is not None:  # the others may answer although the postmaster was killed
             return f"server died: {self._last_words()}"
         return change
@@ -199,18 +200,32 @@ class LocalCompute:
         return change
 
     def _asked(self, question: Callable[[], T]) -> T:
-        """What our session answers. A client that ended all sessions has ended ours too: then another one is opened.
+        """What our session answers. A client that ended all sessions has ended ours too: then it is asked in another.
 
-        Raises psycopg.Error, and BranchError when the server takes no more sessions.
+        Raises psycopg.Error.
         """
         import psycopg
 
         try:
             return question()
-        except psycopg.errors.AdminShutdown:
-            self.server.close_connection()
-            self.server.open_control()
+        except psycopg.Error:
+            if not self._has_reopened():
+                raise
             return question()
+
+    def _has_reopened(self) -> bool:
+        """Whether our session was over, and its server goes on and has given us another.
+
+        The new one reads the catalog as it is now. That is the sealed one, or is not and then our session is closed
+        when it is put back, as any is.
+        """
+        over = self.server.control
+        if not over.closed or not self._clients.await_rest_after(self.server.session_pid) or not self.server.is_alive:
+            return False
+        with contextlib.suppress(BranchError):
+            self.server.open_control()
+        over.close()
+        return self.server.connection is not over
 
     def _work(self) -> str | None:
         """What the server is busy with, so that its answers do not count; None when it is at rest."""
@@ -238,7 +253,7 @@ class LocalCompute:
         try:
             if self._configuration() != self._home.configuration:
                 return "configuration changed"
-            seen = self._seen or self._state()
+            seen = self._seen or self._asked(self._state)
             if seen.position - self._home.position > LARGEST_LOG:
                 return "more was written than is worth reading"
             rewinder = Rewinder(self.server, self._clients, self.at, self.at.knowledge)
@@ -264,14 +279,16 @@ class LocalCompute:
                     self._untouched = footprint
 
     def _refusal(self, error: Exception) -> str:
-        if not self.server.is_alive or (self.server.connection is not None and self.server.connection.closed):
-            return f"server died: {self._last_words()}"
-        if isinstance(error, UnprovenError | BranchError):
+        """Why the branch was not put back. A server may have died of it, or before, and not yet have ended."""
+        ours, session = isinstance(error, UnprovenError | BranchError), self.server.connection
+        if not ours or not self.server.is_alive or (session is not None and session.closed):
+            died = self.death()  # its files go before it does
+            if died is not None:
+                return f"server died: {died}"
+        if ours:
             return str(error)
-        if self.death() is not None:  # its files go before it does
-            return f"server died: {self._last_words()}"
         what = error.strerror if isinstance(error, OSError) else None
-        return f"rewinding failed: {what or f'{type(error).__name__}: {error}'.partition(chr(10))[0]}"
+        return f"rewinding failed: {what or f'{type(error).__name__}: {_first_line(error)}'}"
 
     def _last_words(self) -> str:
         return self.server.last_words() or f"status {self.server.process.poll()}"
@@ -299,7 +316,7 @@ class LocalCompute:
             raise BranchError(f"{self.name} cannot be forked: {said}") from error
 
     def _fork_point(self) -> ForkPoint:
-        before = self._state()
+        before = self._asked(self._state)
         if self._frozen is not None and self._is_frozen_state(before, *self._frozen):
             return self._frozen[0]
         point, backup = self._owner.freeze(self)
@@ -351,3 +368,7 @@ class LocalCompute:
     @staticmethod
     def _with_unlogged(state: State, unlogged: int) -> State:
         return State(state.position, state.slots, state.prepared, state.configuration, unlogged)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]

@@ -79,6 +79,8 @@ class Server:
     sockets: Path
     user_settings: Mapping[str, str]
     connection: psycopg.Connection[Any] | None = field(default=None)
+    session_pid: int = 0
+    """The server process of the control connection: a connection that is over does not tell it any more."""
     sealed_until: int | None = None
     """The time, in nanoseconds of the files' clock, when its files were still those of a layer; None for others."""
     _prepared: dict[str, bytes] = field(default_factory=dict)
@@ -152,6 +154,7 @@ class Server:
             self.connection = session(self, MAINTENANCE, CONTROL, prepare_threshold=0)
         except (psycopg.OperationalError, OSError) as error:
             raise BranchError(f"the server of {self.name} refuses its own superuser: {error}{self._blame()}") from error
+        self.session_pid = self.connection.info.backend_pid
 
     def start_failure(self) -> LakebranchError:
         """The error for a server that ended while it started: its own words first."""
