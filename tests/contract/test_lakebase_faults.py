@@ -282,7 +282,7 @@ def test_the_source_is_never_changed(here: Cloud, lakebase: Emulated) -> None:
     ):
         for change in (
             lambda path: project.api.delete(path, Deadline(5)),
-            lambda path: project.api.make_small(f"{path}/endpoints/primary"),
+            lambda path: project.api.make_small(f"{path}/endpoints/primary", Deadline(5)),
             lambda path: project.api.set_expiration(path, {"ttl": "60s"}, Deadline(5)),
         ):
             with pytest.raises(BranchError, match=f"{path} is not touched: (its name is none|it belongs to)"):

@@ -137,7 +137,7 @@ def test_nothing_else_can_be_touched(service: Any, prefix: str, branch: str, sta
     acts = {
         "delete": lambda: api.delete(path, deadline(), status=status),
         "expire": lambda: api.set_expiration(path, {"ttl": "300s"}, deadline()),
-        "resize": lambda: api.make_small(f"{path}/endpoints/primary"),
+        "resize": lambda: api.make_small(f"{path}/endpoints/primary", deadline()),
         "endpoint": lambda: api.create_endpoint(path, deadline()),
     }
     if act == "create":

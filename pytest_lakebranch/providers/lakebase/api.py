@@ -211,10 +211,10 @@ class Api:
             if error.status != 409:
                 raise
 
-    def make_small(self, endpoint: str) -> None:
+    def make_small(self, endpoint: str, deadline: Deadline) -> None:
         """The smallest compute, suspended as early as may be; returns when it is. Raises CloudError or BranchError."""
         self._check(endpoint.partition("/endpoints/")[0])
-        deadline, doing = Deadline(self.patience, self.client.clock), f"resizing {endpoint}"
+        doing = f"resizing {endpoint}"
         mask = "spec.autoscaling_limit_min_cu,spec.autoscaling_limit_max_cu,spec.suspension"
         more: dict[str, Any] = {"query": {"update_mask": mask}, "body": {"spec": SMALLEST}}
         self.finish(lambda: self._call("PATCH", endpoint, doing, deadline, **more), doing, deadline)

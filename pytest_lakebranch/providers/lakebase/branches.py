@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import threading
@@ -23,6 +24,8 @@ LOG = logging.getLogger("pytest_lakebranch.lakebase")
 SHORTEST_TTL = 300.0
 FIRST_LOOK_AT_MOST = 2.0
 """Seconds: a service that was slow for a while is not waited for ever after."""
+RESIZE_SECONDS = 30.0
+"""For making an endpoint smaller: nobody waits for it but the end of the run."""
 REFUSED = range(400, 500)
 """Statuses of a create after which there is nothing to delete."""
 
@@ -66,6 +69,7 @@ class Branches:
     longest: float = math.inf
     troubles: list[BaseException] = field(default_factory=list)
     _working: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(8, "lakebranch-delete"))
+    _tending: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(2, "lakebranch-tend"))
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _end: Deadline | None = None
 
@@ -168,6 +172,10 @@ class Branches:
         deadline = self._patience(self.api.patience if patience is None else patience)
         return self._within_longest(seconds, lambda ttl: self.api.set_expiration(path, _expiration(ttl), deadline))
 
+    def make_small(self, endpoint: str) -> None:
+        """Give an endpoint the smallest compute. Raises CloudError or BranchError."""
+        self.api.make_small(endpoint, self._patience(RESIZE_SECONDS))
+
     def _patience(self, seconds: float) -> Deadline:
         return Deadline(seconds if self._end is None else min(seconds, self._end.left), self.clock)
 
@@ -178,17 +186,21 @@ class Branches:
         ``used``, and do what is to be done ``then``, when it is gone. Where that fails, the sweep at the end tries
         again.
         """
-        try:
-            self._working.submit(self._delete, path, then, used=used).add_done_callback(_log)
-        except RuntimeError:  # closed: at once, then
-            self._delete(path, then, used=used)
+        with self._lock:
+            if self._end is None:
+                with contextlib.suppress(RuntimeError):  # no thread can be started now; it is in the line all the same
+                    self._working.submit(self._delete, path, then, used=used).add_done_callback(_log)
+                return
+        self._delete(path, then, used=used)
 
     def later(self, work: Callable[..., None], *args: object) -> None:
-        """Do ``work`` in the background; what goes wrong is added to ``troubles``. Raises RuntimeError when closed."""
-        self._working.submit(work, *args).add_done_callback(self._note)
+        """Do ``work`` in the background, where no deletion waits for it; what goes wrong is added to ``troubles``. What
+        was not begun when all is closed is not done. Raises RuntimeError when closed.
+        """
+        self._tending.submit(work, *args).add_done_callback(self._note)
 
     def _note(self, done: Future[None]) -> None:
-        error = done.exception()
+        error = None if done.cancelled() else done.exception()
         if error is not None:
             self.troubles.append(error)
 
@@ -204,8 +216,11 @@ class Branches:
 
     def close(self) -> None:
         """Finish what was to be deleted, as far as that is possible within the patience for a call."""
-        self._end = self._patience(self.api.patience)
+        self._tending.shutdown(wait=False, cancel_futures=True)
+        with self._lock:
+            self._end = self._patience(self.api.patience)
         self._working.shutdown(wait=True)
+        self._tending.shutdown(wait=True)
 
 
 def _log(done: Future[None]) -> None:

@@ -338,6 +338,7 @@ class LakebaseProvider:
             compute.discard(disposable=True)
         if not self._settings.keep_template:
             for path in self._templates.paths:
+                self._upkeep.forget(path)
                 self._family.doom(path)
         self._branches.close()
         if self._reaping is not None:

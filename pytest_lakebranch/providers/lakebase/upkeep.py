@@ -51,6 +51,7 @@ class Upkeep:
         self._wall = wall
         self._lock = threading.Lock()
         self._terms: dict[str, _Term] = {}
+        self._trouble: BaseException | None = None
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._keep_house, name="lakebranch-renewal", daemon=True)
         self._thread.start()
@@ -69,7 +70,8 @@ class Upkeep:
     def troubles(self) -> list[BaseException]:
         """What keeps branches from being renewed that need it."""
         with self._lock:
-            return [term.trouble for term in self._terms.values() if term.trouble is not None]
+            found = [self._trouble, *(term.trouble for term in self._terms.values())]
+        return [trouble for trouble in found if trouble is not None]
 
     def forever(self, path: str) -> None:
         """Let a branch live until it is deleted, so that it may have children. Raises CloudError or BranchError."""
@@ -95,8 +97,14 @@ class Upkeep:
             return self._terms.setdefault(path, _Term(self._wall()))
 
     def _keep_house(self) -> None:
+        """Whatever goes wrong at one look, there is a next one."""
         while not self._over.wait(LOOK_SECONDS):
-            self.tick()
+            try:
+                self.tick()
+            except Exception as error:  # noqa: BLE001  (told at the end, unless a later look goes well)
+                self._trouble = error
+            else:
+                self._trouble = None
 
     def tick(self) -> None:
         """Renew what would expire, let spares' endpoints go to sleep, make large ones smaller, and give servers up that
@@ -120,12 +128,17 @@ class Upkeep:
             return [(path, term.large) for path, term in self._terms.items() if term.large and term.looks == RESIZE_AT]
 
     def _make_small(self, path: str, endpoint: str) -> None:
-        try:
-            self._branches.api.make_small(endpoint)
-        except LakebranchError:
-            with self._lock:
-                if path in self._terms:  # else it is being deleted
+        """A branch that is being deleted stays as it is."""
+        if self._is_needed(path):
+            try:
+                self._branches.make_small(endpoint)
+            except LakebranchError:
+                if self._is_needed(path):
                     raise
+
+    def _is_needed(self, path: str) -> bool:
+        with self._lock:
+            return path in self._terms
 
     def _renewed(self, path: str) -> bool:
         """Renew a branch, if it is time; False when the service gives no answer, so that the others can wait, too."""
