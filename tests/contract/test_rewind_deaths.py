@@ -138,10 +138,12 @@ def test_our_session_killed_by_a_test(shared_home: Path, then: str) -> None:
 
 
 def test_sealed_file_that_was_changed_in_place(tmp_path_factory: pytest.TempPathFactory, shared_home: Path) -> None:
-    """A layer that somebody wrote into is copied from no more, and forgotten: the next run builds it anew."""
+    """A layer that somebody wrote into is copied from no more, nor is a spare lent that was made of it before; it is
+    forgotten: the next run builds it anew.
+    """
     home = shared_home / "changed"
     with rig(home) as made:
-        compute = branch(made)
+        compute, spare = branch(made), made.start("spare", made.base(key=KEY))
         assert compute.at is not None
         sealed = compute.at.data / run_sql(compute, "select pg_relation_filepath('item')")[0][0]
         with sealed.open("r+b") as file:
@@ -149,6 +151,9 @@ def test_sealed_file_that_was_changed_in_place(tmp_path_factory: pytest.TempPath
         run_sql(compute, "insert into item values (0)")
         assert end_lease(compute) == ("replace", "a sealed file was damaged")
         compute.discard()
+        with pytest.raises(BranchError, match=r"spare stands on files that are not what was sealed: .* damaged"):
+            spare.mark()
+        spare.discard()
         with pytest.raises(Exception, match="a sealed file was damaged while this run used it"):
             made.start("c", made.base(key=KEY))
     with rig(home) as made:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import psycopg
@@ -13,6 +14,9 @@ from rewind_rigs import end_lease
 
 from pytest_lakebranch.errors import BranchError
 from pytest_lakebranch.postgres import binaries
+from pytest_lakebranch.postgres.connect import connect
+from pytest_lakebranch.providers.local import clients
+from pytest_lakebranch.providers.local.processes import is_running
 from pytest_lakebranch.waiting import Deadline, poll
 
 BASE = """
@@ -22,6 +26,7 @@ select pg_replication_origin_create('upstream');
 """
 LAUNCH = "create function launch(int) returns bool language c strict as '{library}'"
 KEY = "strange0" * 8
+SEEN = "select pid from pg_stat_activity where backend_type = 'write_later' and datname = 'app'"
 ORIGIN = "select pg_replication_origin_session_setup('upstream')"
 
 
@@ -44,14 +49,42 @@ def library(shared_home: Path) -> Path:
     return made
 
 
+def test_nobody_waits_for_a_background_process(
+    shared_home: Path, library: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that serves no client is not ended with the clients, so that its end is not waited for."""
+    awaited: list[set[int]] = []
+    monkeypatch.setattr(clients, "await_end", _noting(awaited, clients.await_end))
+    with rig(shared_home) as made:
+        compute = made.start("b", made.base(BASE + LAUNCH.format(library=library), key="worker00" * 8))
+        with connect(compute.endpoint, autocommit=True) as session:
+            session.execute("select launch(3600000)")
+            assert poll(lambda: compute.server.query(SEEN) or None, deadline=Deadline(10))
+            process = compute.server.query(SEEN)[0][0]
+            assert compute.end_connections() == 1
+        assert process in awaited[0]  # until it is known what it is
+        assert process not in set().union(*awaited[1:])
+        assert is_running(process)
+        compute.discard()
+
+
+def _noting(awaited: list[set[int]], then: Callable[[dict[int, int], float], None]):
+    """As ``then``, but that who is waited for is noted."""
+
+    def await_end(handles: dict[int, int], seconds: float) -> None:
+        awaited.append(set(handles))
+        then(handles, seconds)
+
+    return await_end
+
+
 @pytest.mark.parametrize("write", [False, True])
 def test_background_process_of_an_extension(shared_home: Path, library: Path, write: bool) -> None:
     """A process that a test had an extension start goes with its branch: it may write when the test is long over."""
     with rig(shared_home) as made:
         compute = made.start("b", made.base(BASE + LAUNCH.format(library=library), key="worker00" * 8))
         assert run_sql(compute, "select launch(3600000)") == [(True,)]
-        seen = "select true from pg_stat_activity where backend_type = 'write_later' and datname = 'app'"
-        assert poll(lambda: compute.server.query(seen) or None, deadline=Deadline(10))
+        assert poll(lambda: compute.server.query(SEEN) or None, deadline=Deadline(10))
         if write:
             run_sql(compute, "delete from item")
         assert end_lease(compute) == ("replace", "an extension's background process is running")

@@ -7,10 +7,13 @@ import stat
 from pathlib import Path
 
 import pytest
+from databricks.sdk.core import Config
 
 from pytest_lakebranch.directories import remove_tree
 from pytest_lakebranch.providers.local import control_file, disk, launch, storage
 from pytest_lakebranch.providers.local.cluster import locale_flags
+from pytest_lakebranch.providers.local.rewind.knowledge import SealedFiles
+from pytest_lakebranch.providers.local.rewind.unproven import UnprovenError
 from pytest_lakebranch.providers.local.server_settings import flags
 from pytest_lakebranch.providers.local.storage import copying
 from pytest_lakebranch.providers.local.storage.overlay import options
@@ -142,3 +145,24 @@ def test_choice_leaves_nothing_and_says_why(tmp_path: Path) -> None:
     assert chosen.storage.rung in {"snapshot", "overlay", "reflink", "copy"}
     assert disk.filesystem(tmp_path) in chosen.reason
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_sealed_file_gives_all_that_is_asked_of_it(tmp_path: Path) -> None:
+    """What ends before it should is damaged, and is never taken for what was sealed."""
+    make(tmp_path, {"base/1": bytes(8192)})
+    files = SealedFiles(str(tmp_path), scan(tmp_path))
+    assert files.read("base/1", 8192, 0) == bytes(8192)
+    with pytest.raises(UnprovenError, match="damaged"):
+        files.read("base/1", 8192, 4096)
+    files.close()
+    assert files.damage
+
+
+def test_no_login_reaches_a_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever Databricks' SDK makes one from is taken away; what a server may need stays."""
+    secret = {each.env for each in Config.attributes() if each.env} | {"ACTIONS_ID_TOKEN_REQUEST_TOKEN"}
+    for name in secret:
+        monkeypatch.setenv(name, "secret")
+    found = launch.environment()
+    assert not secret & found.keys()
+    assert found["PATH"] == os.environ["PATH"]

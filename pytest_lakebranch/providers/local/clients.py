@@ -168,6 +168,7 @@ class Clients:
             if not handles:
                 return set()
             left = set(handles) & self._serving(set(handles))
+            close_handles({pid: handles.pop(pid) for pid in set(handles) - left})  # they stay
             for pid in left:
                 with contextlib.suppress(ProcessLookupError):
                     signal.pidfd_send_signal(handles[pid], signal.SIGTERM)

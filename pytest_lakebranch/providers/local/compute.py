@@ -146,6 +146,8 @@ class LocalCompute:
         Where the server has started no process since it was last in the marked state, nobody can have written. Else the
         rows of unlogged relations may have changed, unless no client has ever known the address.
         """
+        if self.at is not None and self.at.damage:
+            raise BranchError(f"{self.name} stands on files that are not what was sealed: {self.at.damage}")
         self.settle()
         if not self._clients.await_rest() or not self.server.is_alive:
             raise BranchError(f"the server of {self.name} died while nobody had it on lease: {self._last_words()}")

@@ -64,12 +64,16 @@ def inspect() -> Machine:
     return Machine(prefix, deathsig if has_deathsig else (), own_ipc=namespaces, namespaces=namespaces)
 
 
+LOGINS = ("DATABRICKS_", "ARM_", "AZURE_", "GOOGLE_", "ACTIONS_ID_TOKEN_REQUEST_")
+"""How the variables begin that logins to Databricks are made from, by its SDK and by the libraries under it."""
+
+
 def environment() -> dict[str, str]:
-    """What PostgreSQL's programs see: nothing that would change how they behave or speak from machine to machine, and
-    no login to the cloud, which who runs SQL as a superuser could read.
+    """What PostgreSQL's programs see: our environment without ``PG*`` and ``LC_*``, which would change how they behave
+    or speak from machine to machine, and without :data:`LOGINS`: who runs SQL as a superuser could read them. Other
+    secrets that may be in it are not kept from servers.
     """
-    foreign = ("LC_", "DATABRICKS_")
-    kept = {name: value for name, value in environment_without_pg().items() if not name.startswith(foreign)}
+    kept = {name: value for name, value in environment_without_pg().items() if not name.startswith(("LC_", *LOGINS))}
     kept.pop("NOTIFY_SOCKET", None)
     return {**kept, "LC_ALL": "C", "TZ": "UTC"}
 

@@ -40,9 +40,10 @@ class SealedFiles:
         """``count`` bytes of a file that has them."""
         with self._lock:
             handle = self._handle(path)
-            if Entry.of(os.fstat(handle)) != self.tree.files[path]:
+            content = os.pread(handle, count, offset)
+            if len(content) != count or Entry.of(os.fstat(handle)) != self.tree.files[path]:
                 raise self._damaged("a sealed file was damaged")
-            return os.pread(handle, count, offset)
+            return content
 
     def _damaged(self, what: str) -> UnprovenError:
         self.damage = what
