@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -18,7 +18,9 @@ from pytest_lakebranch.migrations.observation import (
 
 _TABLES = f"""
 SELECT c.oid::bigint, format('%I.%I', n.nspname, c.relname), c.relkind::text, pg_relation_filenode(c.oid)::bigint,
-    greatest(c.reltuples, 0)::bigint, CASE WHEN c.relkind IN ('r', 'm') THEN pg_total_relation_size(c.oid) ELSE 0 END
+    CASE c.relkind WHEN 'p' THEN (SELECT coalesce(sum(greatest(l.reltuples, 0)), 0) FROM pg_partition_tree(c.oid) t
+        JOIN pg_class l ON l.oid = t.relid WHERE t.isleaf) ELSE greatest(c.reltuples, 0) END::bigint,
+    CASE WHEN c.relkind IN ('r', 'm') THEN pg_total_relation_size(c.oid) ELSE 0 END
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind IN ('r', 'p', 'm')
 AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast', '{triggers.SCHEMA}')
 """  # noqa: S608  (a constant)
@@ -30,8 +32,9 @@ FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_namespace n ON n
 WHERE i.indrelid = ANY(%s) AND c.relkind = 'i'
 """
 _REQUIRED = """
-SELECT a.attrelid::bigint, a.attnum, a.attname, a.atthasmissing FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
-WHERE a.attrelid = ANY(%s) AND a.attnum > 0 AND NOT a.attisdropped AND a.attinhcount = 0
+SELECT a.attrelid::bigint, a.attnum, a.attname, a.attinhcount > 0
+FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+WHERE a.attrelid = ANY(%s) AND a.attnum > 0 AND NOT a.attisdropped
 AND NOT a.atthasdef AND a.attidentity = '' AND t.typdefault IS NULL
 AND (a.attnotnull OR t.typnotnull OR EXISTS (SELECT FROM pg_constraint k WHERE k.conrelid = a.attrelid
     AND k.contype = 'c' AND pg_get_expr(k.conbin, k.conrelid) = format('(%%I IS NOT NULL)', a.attname)))
@@ -48,7 +51,9 @@ class Column(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table. ``rows`` is PostgreSQL's estimate, ``size`` in bytes with its indexes; ``kind`` as in pg_class."""
+    """A table. ``rows`` is PostgreSQL's estimate, for a partitioned one that of its parts; ``size`` in bytes with its
+    indexes; ``kind`` as in pg_class.
+    """
 
     oid: int
     name: str
@@ -67,10 +72,10 @@ class Index(NamedTuple):
 
 
 class _Required(NamedTuple):
-    """A column that an INSERT must give a value; ``by_default``: the rows that were there have a default instead."""
+    """A column that an INSERT must give a value; ``inherited``: from a parent, or from the table it is a part of."""
 
     name: str
-    by_default: bool
+    inherited: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,11 +120,14 @@ class Tables:
             if oid in self.indexes and self.indexes[oid].filenode != index.filenode and table.name not in told:
                 yield IndexMade(index.name, table.name, alone=True, rows=table.rows, again=True)
 
-    def newly_required(self, connection: Any) -> Iterator[RequiredColumn]:
-        """Columns that must be given a value now, and needed none before, or were not there and were not filled."""
+    def newly_required(self, connection: Any, defaults: Set[Column]) -> Iterator[RequiredColumn]:
+        """Columns that must be given a value now, and needed none before, or were not there and were not filled but by
+        their ``defaults``. One that is inherited is told of the parent.
+        """
         for column, now in sorted(_required(connection, self.tables).items()):
             table, added = self.tables[column.table], column not in self.columns
-            if column not in self.required and not (added and table.rows and not now.by_default):
+            filled = added and table.rows and column not in defaults
+            if column not in self.required and not now.inherited and not filled:
                 yield RequiredColumn(table.name, now.name, table.rows, added=added)
 
 

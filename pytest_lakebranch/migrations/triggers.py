@@ -27,7 +27,11 @@ SET search_path = pg_catalog AS $$ BEGIN
         'locks', {SCHEMA}.locks(),
         'indexes', (SELECT jsonb_agg(jsonb_build_array(i.indexrelid::regclass, i.indrelid::bigint))
             FROM pg_event_trigger_ddl_commands() c JOIN pg_index i ON i.indexrelid = c.objid
-            WHERE c.classid = 'pg_class'::regclass AND tg_tag = 'CREATE INDEX'));
+            WHERE c.classid = 'pg_class'::regclass AND tg_tag = 'CREATE INDEX'),
+        'defaults', (SELECT jsonb_agg(jsonb_build_array(a.attrelid::bigint, a.attnum))
+            FROM pg_event_trigger_ddl_commands() c JOIN pg_attribute a ON a.attrelid = c.objid
+            WHERE c.classid = 'pg_class'::regclass AND tg_tag = 'ALTER TABLE' AND a.attnum > 0
+            AND (a.atthasdef OR a.attidentity <> '')));
 END $$;
 CREATE FUNCTION {SCHEMA}.rewritten() RETURNS event_trigger LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog AS $$ BEGIN

@@ -13,7 +13,7 @@ from pytest_lakebranch.errors import BaseError
 from pytest_lakebranch.migrations import triggers
 from pytest_lakebranch.migrations.holds import Key, Sample, Sighting, longest
 from pytest_lakebranch.migrations.observation import MODES, IndexMade, Lock, Observation
-from pytest_lakebranch.migrations.tables import Table, Tables
+from pytest_lakebranch.migrations.tables import Column, Table, Tables
 from pytest_lakebranch.model import Endpoint
 from pytest_lakebranch.postgres.connect import connect
 
@@ -117,7 +117,7 @@ def _collected(connection: Any, before: Tables, sampler: Sampler, duration: floa
         tuple(_locks(longest(sampler.samples, _sightings(notes), end), before.tables)),
         rewrites,
         (*_indexes(ended, before.tables), *before.rebuilt(connection, rewrites)),
-        tuple(before.newly_required(connection)),
+        tuple(before.newly_required(connection, _defaults(ended))),
         tuple(_statements(ended)),
     )
     connection.execute(triggers.REMOVE)
@@ -175,6 +175,11 @@ def _indexes(ended: Sequence[_Note], tables: Mapping[int, Table]) -> Iterator[In
             if oid in tables:
                 alone = (oid, "ShareLock") in note.locks
                 yield IndexMade(name, tables[oid].name, alone, tables[oid].rows)
+
+
+def _defaults(ended: Sequence[_Note]) -> frozenset[Column]:
+    """Columns that had a default, if only for a while."""
+    return frozenset(Column(*one) for note in ended for one in note.facts.get("defaults") or ())
 
 
 def _statements(ended: Sequence[_Note]) -> list[str]:

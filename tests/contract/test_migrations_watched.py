@@ -27,6 +27,11 @@ CREATE MATERIALIZED VIEW codes AS SELECT id, code FROM item;
 CREATE UNIQUE INDEX codes_id ON codes (id);
 CREATE TABLE line (id int) PARTITION BY RANGE (id);
 CREATE TABLE line_1 PARTITION OF line FOR VALUES FROM (0) TO (9);
+CREATE TABLE event (id int NOT NULL) PARTITION BY RANGE (id);
+CREATE TABLE event_1 PARTITION OF event FOR VALUES FROM (0) TO (9);
+INSERT INTO event VALUES (1), (2);
+CREATE TABLE older (id int NOT NULL);
+CREATE TABLE newer () INHERITS (older);
 ANALYZE;
 """
 
@@ -56,6 +61,19 @@ def told(seen: Observation) -> list[str]:
             "x is new",
         ),
         ("ALTER TABLE line ADD x int NOT NULL", "x of public.line (0 rows) is new"),
+        (
+            "ALTER TABLE event ADD x int NOT NULL DEFAULT 1; ALTER TABLE event ALTER x DROP DEFAULT",
+            "x of public.event (2 rows) is new",
+        ),
+        ("ALTER TABLE event ADD x int; UPDATE event SET x = 1; ALTER TABLE event ALTER x SET NOT NULL", ""),
+        ("ALTER TABLE event DETACH PARTITION event_1", ""),
+        ("ALTER TABLE newer NO INHERIT older", ""),
+        (
+            "ALTER TABLE item ADD x int NOT NULL DEFAULT 1; ALTER TABLE item ALTER x DROP DEFAULT;"
+            "ALTER TABLE item ALTER size TYPE bigint",
+            "x is new",
+        ),
+        ("ALTER TABLE item ADD x float NOT NULL DEFAULT random(); ALTER TABLE item ALTER x DROP DEFAULT", "x is new"),
         ("ALTER TABLE item ALTER code SET NOT NULL", "code may not be NULL any more"),
         ("ALTER TABLE item ALTER size DROP DEFAULT", "size may not be NULL any more, or has lost its default"),
         ("ALTER TABLE item ALTER known SET NOT NULL; ALTER TABLE item DROP CONSTRAINT item_known_check", ""),

@@ -78,6 +78,16 @@ def test_a_migration_that_fails(shaped: Project) -> None:
     assert "rehearsal.py" not in str(result.stdout)
 
 
+@pytest.mark.parametrize("also", ["0001 or ", ""])
+def test_what_ran_before_does_not_matter(shaped: Project, also: str) -> None:
+    """Rows that an earlier migration brought count, whether it was checked in the same run or not."""
+    made = "CREATE TABLE brand (n int) PARTITION BY RANGE (n); CREATE TABLE brand_1 PARTITION OF brand DEFAULT;"
+    migration(shaped, "0001_brand", f"{made} INSERT INTO brand SELECT generate_series(1, 1000);")
+    filled = "UPDATE brand SET code = 'x'; ALTER TABLE brand ALTER code SET NOT NULL;"
+    migration(shaped, "0002_code", f"ALTER TABLE brand ADD code text; {filled}")
+    shaped.run("-k", f"({also}0002) and lint").assert_outcomes(passed=2 if also else 1)
+
+
 def test_what_later_steps_run(shaped: Project) -> None:
     """Files in a folder of the migrations' that a step after them runs are no obstacle; those that nothing runs are."""
     migration(shaped, "0001_note", GOOD)
