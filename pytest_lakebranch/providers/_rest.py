@@ -11,7 +11,7 @@ import random
 import re
 import socket
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -235,13 +235,13 @@ def _refused(response: httpx.Response) -> CloudError:
     status = response.status_code
     message = str(body.get("message") or body.get("error_description") or body.get("detail") or _shown(response))
     code = str(body.get("error_code") or body.get("error") or body.get("code") or "")
-    details = [item for item in body.get("details") or [] if isinstance(item, dict)]
+    details = _details(body)
     busy = status in (409, 423) and BUSY.search(message) is not None
     return CloudError(
         message,
         status=status,
         code=code,
-        request_id=_request_id(response, details),
+        request_id=_request_id(details) or response.headers.get("x-request-id", ""),
         retry_after=_retry_after(response, details),
         hint=_hint(status, code, message, is_api=bool(body)),
         passing=status in TRY_AGAIN or busy,
@@ -266,9 +266,19 @@ def _shown(response: httpx.Response) -> str:
     return f"{kind}: {' '.join(said.split())[:SHOWN]}" if said else f"nothing ({kind})"
 
 
-def _request_id(response: httpx.Response, details: list[dict[str, Any]]) -> str:
-    named = (str(item["request_id"]) for item in details if item.get("request_id"))
-    return next(named, response.headers.get("x-request-id", ""))
+def failed(error: Mapping[str, Any], passing: Container[str]) -> CloudError:
+    """The error with which an operation ended, ``passing`` being the codes of those that may not come again."""
+    code, message = str(error.get("error_code", "")), str(error.get("message", "no reason given"))
+    hint, request_id = _hint(0, code, message, is_api=True), _request_id(_details(error))
+    return CloudError(message, code=code, request_id=request_id, hint=hint, passing=code in passing)
+
+
+def _details(body: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [item for item in body.get("details") or [] if isinstance(item, dict)]
+
+
+def _request_id(details: list[dict[str, Any]]) -> str:
+    return next((str(item["request_id"]) for item in details if item.get("request_id")), "")
 
 
 def _date(header: str) -> datetime | None:

@@ -142,8 +142,9 @@ def test_why_no_credential_is_given_is_said(here: Cloud) -> None:
     says = r"branch b1 cannot be reached: .*403 PERMISSION_DENIED.*Request id: "
     with pytest.raises(psycopg.OperationalError, match=says):
         sql(compute.endpoint, "select 1")
-    with pytest.raises(CloudError, match=r"b2.*lets nobody in.*403 PERMISSION_DENIED.*Request id: "):
+    with pytest.raises(CloudError, match=r"b2.*lets nobody in.*403 PERMISSION_DENIED.*Request id: ") as caught:
         here.start("b2")
+    assert "Does role" not in str(caught.value)
 
 
 def test_certificates_of_ones_own(lakebase: Emulated, tmp_path: Path) -> None:
@@ -169,6 +170,18 @@ def test_logins_that_are_refused_for_a_while(new_emulator: Callable[..., Emulate
         here.start("b2")
         assert calls(emulated).count("generate_database_credential") < 2 * first
     assert ours(emulated) == []
+
+
+def test_who_is_never_let_in_is_told_whose_role_is_missing(
+    new_emulator: Callable[..., Emulated], tmp_path: Path
+) -> None:
+    """Nobody is told that of a login that was not refused for it."""
+    emulated = new_emulator(latencies={"login": "60"})
+    with (
+        cloud(emulated, tmp_path, deadline="3s") as here,
+        pytest.raises(CloudError, match=r"lets nobody in after \d s: .*\. Does role 'developer@example.com' exist"),
+    ):
+        here.start("b1")
 
 
 def test_the_quota_is_learnt(new_emulator: Callable[..., Emulated], tmp_path: Path) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
+from typing import Any
 
 import pytest
 from emulator_rigs import Emulated
@@ -50,8 +53,40 @@ def test_a_method_that_fails(lakebase: Emulated, tmp_path: Path) -> None:
     environ |= cli(tmp_path, gives("x").replace("2100", "2000"))
     _, header = authorization(find(environ), None, None)  # type: ignore[arg-type]
     cli(tmp_path, "echo logged out >&2; exit 1")
-    with pytest.raises(CloudError, match=r"databricks-sdk cannot sign in: .*logged out"):
+    with pytest.raises(CloudError, match=r"databricks-sdk cannot sign in: .*logged out") as refused:
         header(False)
+    assert not refused.value.passing  # though it is an OSError: what was said will be said again
+
+
+class Metadata(BaseHTTPRequestHandler):
+    """A service that gives tokens which are over at once."""
+
+    def do_GET(self) -> None:
+        """A token."""
+        body = json.dumps({"access_token": "x", "token_type": "Bearer", "expires_on": 1}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: Any) -> None:
+        """Nothing."""
+
+
+def test_a_method_that_reaches_nobody_may_do_so_later(lakebase: Emulated) -> None:
+    """That the service of the SDK's method does not answer any more is no refusal."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), Metadata) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        environ = {
+            "DATABRICKS_HOST": lakebase.url,
+            "DATABRICKS_AUTH_TYPE": "metadata-service",
+            "DATABRICKS_METADATA_SERVICE_URL": f"http://127.0.0.1:{server.server_port}",
+        }
+        _, header = authorization(find(environ), None, None)  # type: ignore[arg-type]
+        server.shutdown()
+    with pytest.raises(CloudError, match="databricks-sdk cannot sign in: ConnectionError") as caught:
+        header(False)
+    assert caught.value.passing
 
 
 def test_an_sdk_that_finds_nobody_gives_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -88,9 +88,25 @@ def test_how_far_it_was_is_said(branches: Branches, script: Script, time: Time) 
     """At the deadline; or why its operation failed."""
     script.answers = [OPERATION]
     script.answers += ([STARTING] * INQUIRE_EVERY + [OPERATION]) * 20
-    with pytest.raises(BranchError, match=r"creating branch .* was not there after 60 s: its endpoint is INIT"):
+    with pytest.raises(
+        BranchError, match=r"creating branch .* was not there after 60 s: its endpoint is INIT\. .*lakebranch_deadline"
+    ):
         create(branches, time)
     script.answers = [OPERATION, *[STARTING] * INQUIRE_EVERY]
     script.answers += [ok(name="o", error={"error_code": "BAD_REQUEST", "message": "no such zone"})]
     with pytest.raises(CloudError, match=r"creating branch .*: BAD_REQUEST: no such zone"):
         create(branches, time)
+
+
+def test_all_that_a_failed_operation_says_is_told(branches: Branches, time: Time) -> None:
+    """As of a call that failed: the request's id, and what to do."""
+    error = {"error_code": "QUOTA_EXCEEDED", "message": "too many", "details": [{"request_id": "r-7"}]}
+    with pytest.raises(CloudError, match=r"^x: QUOTA_EXCEEDED: too many\. Request id: r-7\. Delete branches"):
+        branches.api.finish(lambda: {"name": "o", "error": error}, "x", Deadline(60, time.clock))
+
+
+def test_an_operation_that_does_not_end(branches: Branches, script: Script, time: Time) -> None:
+    """It is said how long it was waited for, and what to do."""
+    script.answers = [OPERATION] * 100
+    with pytest.raises(BranchError, match=r"x: not done after 60 s\. .*try again later"):
+        branches.api.finish(lambda: {"name": "o"}, "x", Deadline(60, time.clock))

@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import quote
 
 from pytest_lakebranch.errors import BranchError, CloudError
-from pytest_lakebranch.providers._rest import Client, Request
+from pytest_lakebranch.providers._rest import Client, Request, failed
 from pytest_lakebranch.providers.lakebase.names import Guard
 from pytest_lakebranch.waiting import Deadline
 
@@ -49,6 +49,7 @@ MISHAPS = frozenset(
 ATTEMPTS = 3
 """How often an operation is begun that ends so."""
 MISHAP_PAUSE = 0.5
+LATER = "The service is slow: try again later."
 View = dict[str, Any]
 
 
@@ -125,7 +126,7 @@ class Api:
             if self.is_done(operation, doing, deadline):
                 break
             if deadline.passed:
-                raise BranchError(f"{doing}: not done after {deadline.seconds:.0f} s.")
+                raise BranchError(f"{doing}: not done after {deadline.seconds:.0f} s. {LATER}")
             self.client.clock.sleep(pause)
             pause = min(pause * 1.3, LONGEST_LOOK)
         return looks
@@ -270,8 +271,7 @@ def _is_small(status: Mapping[str, Any]) -> bool:
 def _is_done(operation: View, doing: str) -> bool:
     error = operation.get("error")
     if error:
-        code = str(error.get("error_code", ""))
-        failure = CloudError(str(error.get("message", "no reason given")), code=code, passing=code in MISHAPS)
+        failure = failed(error, MISHAPS)
         failure.doing = doing
         raise failure
     return bool(operation.get("done"))

@@ -37,7 +37,8 @@ class Arrival:
             if is_last or looks % INQUIRE_EVERY == 0:
                 self._inquire(found)
             if is_last:
-                raise BranchError(f"{self.doing}: it was not there after {self.deadline.seconds:.0f} s: {found}.")
+                late = f"{self.doing}: it was not there after {self.deadline.seconds:.0f} s: {found}."
+                raise BranchError(f"{late} Where the service is that slow, raise lakebranch_deadline.")
             pause = FIRST_LOOK if looks == 1 else min(pause * 1.3, LONGEST_LOOK)
         raise AssertionError  # it is counted without end
 

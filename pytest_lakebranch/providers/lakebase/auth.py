@@ -158,9 +158,17 @@ def _sdk(login: Login) -> tuple[str, Header]:
             return str(config.authenticate()["Authorization"])
         except Exception as error:  # noqa: BLE001  (whatever its methods and their libraries raise)
             said = f"databricks-sdk cannot sign in: {_said(error)}"
-            raise CloudError(said, hint=WAYS, passing=isinstance(error, OSError)) from None
+            raise CloudError(said, hint=WAYS, passing=_passes(error)) from None
 
     return host, header
+
+
+def _passes(error: Exception) -> bool:
+    """Whether nobody answered. The SDK's own errors, and whatever its methods say, are the system's to Python, too."""
+    from requests import exceptions  # type: ignore[import-untyped, unused-ignore]
+
+    silence = (ConnectionError, TimeoutError, exceptions.ConnectionError, exceptions.Timeout)
+    return isinstance(error, silence) and not isinstance(error, exceptions.SSLError)
 
 
 def _said(error: Exception) -> str:

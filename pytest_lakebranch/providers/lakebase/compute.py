@@ -246,7 +246,7 @@ class LakebaseCompute:
         try:
             state = self._state()
         except psycopg.Error as error:
-            raise BranchError(f"branch {self.name} takes no connection: {_line(error)}") from error
+            raise BranchError(f"branch {self.name} takes no connection: {line(error)}") from error
         if self._seen is not None and state != self._seen:
             raise BranchError(f"branch {self.name} was written to while nobody had it on lease")
         self._mark = self._seen = state
@@ -303,7 +303,7 @@ class LakebaseCompute:
             try:
                 reason = self._difference(self._mark)
             except psycopg.Error as error:
-                reason = f"its server cannot be reached: {_line(error)}"
+                reason = f"its server cannot be reached: {line(error)}"
         self._reason = reason
         return reason
 
@@ -348,7 +348,7 @@ class LakebaseCompute:
                 return self._frozen[0]
             position = str(self._query(POSITION)[0])
         except psycopg.Error as error:
-            raise BranchError(f"branch {self.name} cannot be forked: {_line(error)}") from error
+            raise BranchError(f"branch {self.name} cannot be forked: {line(error)}") from error
         self._frozen = (self.owner.fork_point(self, position), before)
         return self._frozen[0]
 
@@ -377,6 +377,7 @@ class LakebaseCompute:
         shutil.rmtree(self.sockets, ignore_errors=True)
 
 
-def _line(error: BaseException) -> str:
+def line(error: BaseException, which: int = 0) -> str:
+    """One line of what an error says, the first where none is asked for; its kind where it says nothing."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+    return lines[which] if lines else type(error).__name__

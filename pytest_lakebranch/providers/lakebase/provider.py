@@ -13,13 +13,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from pytest_lakebranch import amounts
-from pytest_lakebranch.errors import BaseError, BranchError, CloudError, LakebranchError
+from pytest_lakebranch.errors import BaseError, BranchError, LakebranchError
 from pytest_lakebranch.model import ForkPoint, ProviderFacts
 from pytest_lakebranch.providers.base import Compute
 from pytest_lakebranch.providers.lakebase import template
 from pytest_lakebranch.providers.lakebase.api import Host, View
 from pytest_lakebranch.providers.lakebase.branches import Branches
-from pytest_lakebranch.providers.lakebase.compute import LakebaseCompute
+from pytest_lakebranch.providers.lakebase.compute import LakebaseCompute, line
 from pytest_lakebranch.providers.lakebase.family import Family
 from pytest_lakebranch.providers.lakebase.moments import AT, is_position, moment
 from pytest_lakebranch.providers.lakebase.names import Name, is_past
@@ -29,7 +29,7 @@ from pytest_lakebranch.providers.lakebase.record import Record
 from pytest_lakebranch.providers.lakebase.sweep import Limit
 from pytest_lakebranch.providers.lakebase.template import Templates
 from pytest_lakebranch.providers.lakebase.upkeep import Upkeep
-from pytest_lakebranch.providers.lakebase.upstream import AT_FIRST, LATER_PATIENCE, NOT_YET, TOO_MANY, Door
+from pytest_lakebranch.providers.lakebase.upstream import AT_FIRST, LATER_PATIENCE, NOT_YET, Door, kept_out
 from pytest_lakebranch.state import State
 from pytest_lakebranch.waiting import Clock, Deadline
 
@@ -39,10 +39,6 @@ LIFE = 86400.0
 """Seconds until the death date of what a run makes: no run takes longer, and a kept template is never older."""
 REAP_SECONDS = 60.0
 """How long the end of a run waits until what dead runs left is deleted; the next run goes on with it."""
-NO_COMPUTE = (
-    "The project lets no more computes be active: run fewer workers, set lakebranch_branches to what it allows, or "
-    "delete branches (`lakebranch reap`)."
-)
 
 
 class LakebaseProvider:
@@ -192,7 +188,7 @@ class LakebaseProvider:
             compute.discard()
             raise BranchError(
                 f"branch {compute.name} cannot be used as role {compute.user!r} in database {compute.dbname!r}: "
-                f"{str(error).strip().splitlines()[-1]}. Set lakebranch_database and lakebranch_user to what is in "
+                f"{line(error, -1)}. Set lakebranch_database and lakebranch_user to what is in "
                 f"{self._project.source}, or give lakebranch_base steps: these make both."
             ) from error
 
@@ -256,7 +252,7 @@ class LakebaseProvider:
             compute.open_control()
         except psycopg.Error as error:
             compute.close()
-            raise _kept_out(compute, deadline, str(error).strip().splitlines()[-1]) from error
+            raise kept_out(door, f"{name} ({path})", deadline, line(error, -1)) from error
         except BaseException:
             compute.close()
             raise
@@ -368,19 +364,6 @@ class LakebaseProvider:
             return name.owner == self._project.owner and is_past(name, view.get("status") or {}, self._wall())
         kept = self._settings.keep_template and view["name"] in self._templates.paths
         return not kept and not self._family.is_left(view["name"])
-
-
-def _kept_out(compute: LakebaseCompute, deadline: Deadline, said: str) -> CloudError:
-    """The error of a branch that cannot be logged in to."""
-    door = compute.door
-    full = door.refused == TOO_MANY
-    return CloudError(
-        f"branch {compute.name} ({compute.path}) lets nobody in after {deadline.seconds - deadline.left:.0f} s: {said}",
-        code=TOO_MANY if full else "",
-        hint=NO_COMPUTE
-        if full
-        else f"Does role {door.identity!r} exist in the source branch? Who made the project has one.",
-    )
 
 
 def _attempts(name: str) -> Iterator[str]:

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from pytest_lakebranch.errors import CloudError
 from pytest_lakebranch.postgres.login import (
     LoggedIn,
     LoginError,
@@ -30,6 +31,13 @@ another active compute.
 """
 AT_FIRST = NOT_YET - {TOO_MANY}
 """At a new branch: nobody waits for room there who could give some back."""
+UNKNOWN = frozenset({"28P01", "28000"})
+"""SQLSTATEs of who is not known, or not believed."""
+NO_COMPUTE = (
+    "The project lets no more computes be active: run fewer workers, set lakebranch_branches to what it allows, or "
+    "delete branches (`lakebranch reap`)."
+)
+NO_ROLE = "Does role {role!r} exist in the source branch? Who made the project has one."
 KEPT_FOR = 3000.0
 """Seconds during which a credential, good for an hour, is used again."""
 LIVELINESS = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 30_000}
@@ -141,6 +149,17 @@ class Door:
     def _forget(self) -> None:
         with self._lock:
             self._token = ""
+
+
+def kept_out(door: Door, branch: str, deadline: Deadline, said: str) -> CloudError:
+    """The error of a branch that cannot be logged in to, by its own words and by how the login was refused."""
+    full = door.refused == TOO_MANY
+    hint = NO_ROLE.format(role=door.identity) if door.refused in UNKNOWN else ""
+    return CloudError(
+        f"branch {branch} lets nobody in after {deadline.seconds - deadline.left:.0f} s: {said}",
+        code=TOO_MANY if full else "",
+        hint=NO_COMPUTE if full else hint,
+    )
 
 
 def _look_after(connection: socket.socket) -> None:
