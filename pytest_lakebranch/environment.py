@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import tempfile
 from collections.abc import MutableMapping
 from pathlib import Path
 
@@ -13,8 +11,7 @@ from pytest_lakebranch.model import Endpoint
 from pytest_lakebranch.postgres.connect import LOOPBACK, WAYS, placeholders
 from pytest_lakebranch.postgres.port import Port
 from pytest_lakebranch.postgres.refusal import Refusal
-from pytest_lakebranch.processes import Identity
-from pytest_lakebranch.state import PORT, move, owner_is_gone, sockets_root, write_owner
+from pytest_lakebranch.state import PORT, make_seat, move, owner_is_gone, sockets_root
 
 STRAY = WAYS | {"PGHOSTADDR", "PGOPTIONS", "PGSERVICEFILE"}
 """Variables that libpq adds to a URL which says nothing of them (PostgreSQL documentation, 34.15)."""
@@ -30,8 +27,7 @@ class Seat:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._directory = Path(tempfile.mkdtemp(prefix=f"s{os.getpid()}-", dir=sockets_root()))
-        write_owner(self._directory, Identity.of(os.getpid()))
+        self._directory = make_seat()
         closed = self._directory / "closed"
         closed.mkdir(mode=0o700)
         self._refusal = Refusal(closed, OUTSIDE, HINT)

@@ -19,6 +19,7 @@ import contextlib
 import fcntl
 import json
 import os
+import secrets
 import stat
 import tempfile
 from collections.abc import Iterator
@@ -232,6 +233,13 @@ def make_owned(directory: Path, owner: Identity) -> None:
         except OSError:  # somebody else has made it meanwhile, or there is no room for it: the next line tells
             remove_tree(fresh)
     make_private(directory)
+
+
+def make_seat() -> Path:
+    """A new directory of this process's own beside those of runs, for a link that leads to its branches."""
+    directory = sockets_root() / f"s{os.getpid()}-{secrets.token_hex(4)}"
+    make_owned(directory, Identity.of(os.getpid()))
+    return directory
 
 
 @contextlib.contextmanager

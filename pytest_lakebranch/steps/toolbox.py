@@ -13,7 +13,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -25,8 +24,8 @@ from pytest_lakebranch.errors import BaseError, ConfigError
 from pytest_lakebranch.masking import masked
 from pytest_lakebranch.model import Endpoint
 from pytest_lakebranch.postgres.connect import url
-from pytest_lakebranch.processes import Identity, environment_without_pg
-from pytest_lakebranch.state import move, sockets_root, write_owner
+from pytest_lakebranch.processes import environment_without_pg
+from pytest_lakebranch.state import make_seat, move
 from pytest_lakebranch.steps import hints
 from pytest_lakebranch.steps.base import Workplace
 from pytest_lakebranch.steps.failures import Failure, base_error
@@ -142,8 +141,7 @@ class Process:
     @classmethod
     def start(cls, kit: Kit, inputs: Inputs, seat: Endpoint) -> Process:
         """Start one; it loads the tool when it is first asked."""
-        directory = Path(tempfile.mkdtemp(prefix=f"s{os.getpid()}-", dir=sockets_root()))
-        write_owner(directory, Identity.of(os.getpid()))
+        directory = make_seat()
         endpoint = replace(seat, host=str(directory / "db"))
         line, theirs = socket.socketpair()
         with theirs:
