@@ -191,9 +191,11 @@ SELECT CASE c.relkind WHEN 'v' THEN 'view' ELSE 'materialized view' END AS kind,
     CASE WHEN NOT c.relispopulated THEN 'no' END AS populated,
     (SELECT jsonb_object_agg(a.attname, pg_get_expr(d.adbin, d.adrelid)) FROM pg_attrdef d JOIN pg_attribute a
         ON a.attrelid = d.adrelid AND a.attnum = d.adnum WHERE d.adrelid = c.oid) AS default_of,
-    (SELECT jsonb_object_agg(a.attname, (SELECT string_agg(format('%s: %s', e.key, e.value), '; ' ORDER BY e.key)
-            FROM jsonb_each_text({_rights("a.attacl", "c", "c.relowner")}) e))
-        FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND a.attacl IS NOT NULL) AS grants_on,
+    (SELECT jsonb_object_agg(told.attname, told.rights) FROM (SELECT a.attname,
+            (SELECT string_agg(format('%s: %s', e.key, e.value), '; ' ORDER BY e.key)
+            FROM jsonb_each_text({_rights("a.attacl", "c", "c.relowner")}) e) AS rights
+        FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND a.attacl IS NOT NULL) told
+        WHERE told.rights IS NOT NULL) AS grants_on,
     {_ATTRIBUTE_COMMENTS.format("c.oid")}, {_RELATION} WHERE c.relkind IN ('v', 'm') AND {_NAMESPACE}
     AND {_own("pg_class", "c.oid")}
 """

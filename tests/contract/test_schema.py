@@ -72,6 +72,14 @@ def test_what_an_owner_revokes_from_himself(before: tuple[Any, Schema]) -> None:
     assert entry.facts == {"grants to the owner": (None, "all but DELETE, INSERT")}
 
 
+def test_rights_that_only_the_owner_has(before: tuple[Any, Schema]) -> None:
+    """On a column of a view they are none, and nothing that a view which is dropped stumbles over."""
+    conn, old = before
+    made = changed(conn, "GRANT SELECT (name) ON rich TO clerk; ALTER VIEW rich OWNER TO clerk")
+    assert made.things["view", "public.rich"].facts.keys() == old.things["view", "public.rich"].facts.keys()
+    assert compare(made, changed(conn, "DROP VIEW rich")).removed == ("view public.rich",)
+
+
 def test_options_of_what_is_foreign_hold_secrets(before: tuple[Any, Schema]) -> None:
     """Of options that we do not know only the names are read."""
     conn, old = before
