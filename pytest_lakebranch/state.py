@@ -8,7 +8,8 @@
     SOCKETS/RUN/            the sockets of one run; short, because a socket's path must stay under 104 bytes
 
 All directories are made by us with mode 0700; one that belongs to somebody else is refused, never changed.
-HOME itself may be an existing directory of any mode: nothing but FORMAT lies in it openly.
+HOME itself may be an existing directory of any mode: nothing but FORMAT lies in it openly. One that we chose where
+everybody may make directories is refused if it is not ours, or others may write to it.
 Where servers of root run as another uid, HOME/nobody takes the place of HOME: neither they nor those of a root that has
 user namespaces, which may be the same on another day or share the volume, can read what the others made.
 """
@@ -39,7 +40,7 @@ HOME_PATH_LIMIT = 800
 OWNER = "owner"
 ALIVE = "alive.lock"
 """In the directory of a run: its host holds the lock as long as it lives."""
-FOR_SERVANT = "/var/tmp/pytest-lakebranch-0"  # noqa: S108  (0700, owner checked)
+FOR_SERVANT = "/var/tmp/pytest-lakebranch-0"  # noqa: S108  (owner checked)
 """The state directory of root where servers run as another uid, which cannot get into root's home directory."""
 OF_SERVANT = "nobody"
 SOCKET_NAME = ".s.PGSQL.5432"
@@ -57,13 +58,14 @@ class State:
 
     @classmethod
     def at(cls, home: str) -> State:
-        """The state directory at ``home``; empty means the default one. Nothing is made yet.
+        """The state directory at ``home``; empty means the default one. Nothing is made yet. What :attr:`home` is then
+        may be given back as ``home``, and means the same one. Raises MachineError when the default is somebody else's.
 
         Links on the way to it are followed once and for all: below /proc/PID/root they would lead elsewhere, and what
         is noted of a path is to be found again by whoever takes another way.
         """
         found = Path(os.path.realpath(home or default_home()))
-        return cls(found if servant() is None else found / OF_SERVANT)
+        return cls(found if servant() is None or found.name == OF_SERVANT else found / OF_SERVANT)
 
     @property
     def layers(self) -> Path:
@@ -98,9 +100,11 @@ class State:
             )
         try:
             self._check_reachable()  # before anything is made, and given away, in a place that is of no use
-            if not self.home.is_dir():
+            if servant() is not None:
+                _make_passable(self.home.parent)
+                make_private(self.home)
+            elif not self.home.is_dir():
                 self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
-                hand_over(self.home)
             self._check_format()
             for directory in (self.layers, self.runs, self.kept, self.notes):
                 make_private(directory)
@@ -154,14 +158,40 @@ class State:
 
 
 def default_home(environ: dict[str, str] | None = None) -> Path:
-    """The platform's user cache directory for us; without a home directory, one in the temporary directory."""
+    """The platform's user cache directory for us; without a home directory, one in the temporary directory.
+
+    Raises MachineError when the one in a place open to all is another user's.
+    """
     import platformdirs
 
     environ = dict(os.environ) if environ is None else environ
     if environ.get("HOME") or environ.get("XDG_CACHE_HOME"):
         found = Path(platformdirs.user_cache_dir("pytest-lakebranch"))
-        return found if _is_open(found.parent) or closed_to_servant(found.parent) is None else Path(FOR_SERVANT)
-    return Path(tempfile.gettempdir()) / f"pytest-lakebranch-{os.geteuid()}"
+        if _is_open(found.parent) or closed_to_servant(found.parent) is None:
+            return found
+        return _not_of_others(Path(FOR_SERVANT))
+    return _not_of_others(Path(tempfile.gettempdir()) / f"pytest-lakebranch-{os.geteuid()}")
+
+
+def _not_of_others(directory: Path) -> Path:
+    """A directory in a place where everybody may make some. Raises MachineError when somebody else has made it."""
+    if os.path.lexists(directory):
+        found = directory.lstat()
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
+            raise MachineError(
+                f"{directory} is not a directory that belongs to uid {os.geteuid()} and only it may write to: it will "
+                "not be used. Remove it, or set LAKEBRANCH_HOME to another directory."
+            )
+    return directory
+
+
+def _make_passable(directory: Path) -> None:
+    """Make a directory and its parents so that others can pass through, whatever the umask; those there stay so."""
+    for place in reversed((directory, *directory.parents)):
+        if not place.exists():
+            with contextlib.suppress(FileExistsError):  # somebody else has just made it
+                place.mkdir(mode=0o711)
+                place.chmod(0o711)
 
 
 def _is_open(directory: Path) -> bool:

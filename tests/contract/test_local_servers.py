@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,7 +25,14 @@ from pytest_lakebranch.postgres.connect import connect
 from pytest_lakebranch.processes import kill_if
 from pytest_lakebranch.providers.base import Compute
 from pytest_lakebranch.providers.local.compute import LocalCompute
-from pytest_lakebranch.providers.local.processes import child_pids, close_handles, is_child, is_running, open_handles
+from pytest_lakebranch.providers.local.processes import (
+    Group,
+    child_pids,
+    close_handles,
+    is_child,
+    is_running,
+    open_handles,
+)
 from pytest_lakebranch.providers.local.rewind.knowledge import Knowledge, learn
 from pytest_lakebranch.providers.local.server import Server
 from pytest_lakebranch.providers.local.storage.base import Sealed
@@ -73,6 +80,27 @@ def test_person_in_a_data_directory(local_rig) -> None:
         with stranger(compute.data):
             kill(compute)
             assert not compute.server.stop_at_once()
+
+
+def test_postmaster_killed_while_it_is_told_to_stop(local_rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has not ended by itself, so that its shared memory has to be removed, although no process is left to end."""
+    with local_rig() as made:
+        compute = made.start(at=made.base("create table t (i int)"))
+        monkeypatch.setattr(Group, "of", _killed_after(Group.of))
+        assert not compute.server.stop_at_once()
+
+
+def _killed_after(of: Callable[[int | None, Path], Group]) -> Callable[[int | None, Path], Group]:
+    """As ``of``, but that the postmaster is killed then, and its children have ended."""
+
+    def found(pid: int | None, data: Path) -> Group:
+        group = of(pid, data)
+        if pid is not None:
+            os.kill(pid, signal.SIGKILL)
+            assert poll(lambda: None if any(map(is_running, group.handles)) else True, deadline=Deadline(10))
+        return group
+
+    return found
 
 
 def test_handles_are_of_who_was_found() -> None:

@@ -175,6 +175,38 @@ def test_root_with_and_without_user_namespaces(open_home: Path, without_namespac
     assert (open_home / OF_SERVANT / "layers").exists() == (mode == 0o755)
 
 
+AGAIN = """
+import sys
+from pathlib import Path
+from pytest_lakebranch.state import State
+state = State.at(sys.argv[1]).ensure()
+assert State.at(str(state.home)) == state, State.at(str(state.home))
+assert state.home == Path(sys.argv[1], "nobody"), state.home
+"""
+
+
+def test_what_is_told_of_a_state_directory_names_it(open_home: Path, without_namespaces: list[str]) -> None:
+    """Where root has no user namespaces, the path that commands print leads to the same cache when it is given back;
+    it is made so that nobody can reach it, also under a umask that closes everything.
+    """
+    home = open_home / "deeper" / "still"
+    command = [*without_namespaces, "sh", "-c", 'umask 077; exec "$@"', "sh", sys.executable, "-c", AGAIN, str(home)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [place.stat().st_mode & 0o777 for place in (open_home, home, home / OF_SERVANT)] == [0o711, 0o711, 0o700]
+
+
+def test_a_directory_of_servers_that_somebody_planted(open_home: Path, without_namespaces: list[str]) -> None:
+    """One that belongs to neither root nor nobody is not used."""
+    open_home.mkdir()
+    (open_home / OF_SERVANT).mkdir(mode=0o755)
+    os.chown(open_home / OF_SERVANT, 1000, 1000)
+    command = [*without_namespaces, sys.executable, "-c", ENSURE, str(open_home)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert f"{open_home / OF_SERVANT} is not a directory of uid 0" in done.stderr
+    assert (open_home / OF_SERVANT).stat().st_uid == 1000
+
+
 @pytest.mark.parametrize("namespaces", [True, False])
 @pytest.mark.soak
 def test_files_of_another_server(

@@ -115,6 +115,26 @@ def test_without_a_home_directory_the_temporary_one_is_used() -> None:
     assert default_home({}).name == f"pytest-lakebranch-{os.geteuid()}"
 
 
+@pytest.mark.parametrize("planted", ["link", "open", "of another"])
+def test_a_default_that_somebody_planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, planted: str) -> None:
+    """Where everybody may make directories, one that others made or may write to is not used."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    home = tmp_path / f"pytest-lakebranch-{os.geteuid()}"
+    home.mkdir(mode=0o755)
+    assert default_home({}) == home
+    if planted == "open":
+        home.chmod(0o777)
+    elif planted == "link":
+        home.rename(tmp_path / "real")
+        home.symlink_to("real")
+    elif os.geteuid() == 0:
+        os.chown(home, 1000, 1000)
+    else:
+        pytest.skip("needs root to give a directory to another user")
+    with pytest.raises(MachineError, match="is not a directory that belongs to uid"):
+        default_home({})
+
+
 def test_sockets_are_short_wherever_the_temporary_directory_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A socket's path has a limit of some hundred bytes; a longer temporary directory is passed over."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / ("x" * 120)))

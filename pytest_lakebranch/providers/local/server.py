@@ -216,7 +216,8 @@ class Server:
                 was_alive = False
             self.close_connection()
             self._close_folder()
-            sound = group.end() == 0 and was_alive
+            killed = self.process.returncode < 0  # by somebody else, just when it was told: its children went as well
+            sound = group.end() == 0 and was_alive and not killed
         if not sound:
             remove_segment(self.place.data)
         return sound
