@@ -30,10 +30,10 @@ def reap(parsed: Namespace) -> int:
     found = reap_cloud(settings, state(parsed), dry_run=parsed.dry_run, owned=parsed.owner is not None)
     word = "would delete" if parsed.dry_run else "deleted"
     lines = [f"{word} {path}" for path in found] or ["nothing was left behind"]
-    if not parsed.dry_run:
-        lines += [f"left as it is: {name}: {why}" for name, why in left_in_cloud(state(parsed)).items()]
-    output.show(parsed, {"dry_run": parsed.dry_run, "branches": found}, lines)
-    return 0
+    left = {} if parsed.dry_run else left_in_cloud(state(parsed))
+    lines += [f"left as it is: {name}: {why}" for name, why in left.items()]
+    output.show(parsed, {"dry_run": parsed.dry_run, "branches": found, "left": left}, lines)
+    return 1 if left else 0
 
 
 def list_branches(parsed: Namespace) -> int:

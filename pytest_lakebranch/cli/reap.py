@@ -26,6 +26,11 @@ def declare(commands: arguments.Commands) -> None:
 def run(parsed: Namespace) -> int:
     """Delete, or say what would be deleted."""
     if parsed.provider != "local":
+        if parsed.kept:
+            raise ConfigError(
+                "--kept is of branches on this machine: in the cloud, kept branches go when their time is over, "
+                "and with --owner NAME at once."
+            )
         from pytest_lakebranch.cli import cloud
 
         return cloud.reap(parsed)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import time
 from collections.abc import Callable
 
@@ -10,10 +12,13 @@ import pytest
 from cli_rigs import Command, Said
 from lakebase_runs import Emulated, command, ours
 
+from pytest_lakebranch.cloud_record import CloudRecord
 from pytest_lakebranch.emulator.emulator import USER
 from pytest_lakebranch.providers.lakebase.names import Name, owner_of
+from pytest_lakebranch.state import ALIVE
 from pytest_lakebranch.waiting import Deadline, poll
 from tests.plugin.conftest import Project
+from tests.plugin.test_cli_documented import SECTION
 
 pytest_plugins = ["lakebase_run_fixtures"]
 
@@ -140,6 +145,44 @@ def test_reap(cloud: Emulated, run: Callable[..., Said]) -> None:
     finally:
         cloud.emulator.faults.clear()
         cloud.clear()
+
+
+def test_what_reap_may_not_delete(cloud: Emulated, project: Project, run: Callable[..., Said]) -> None:
+    """What another identity's dead run left is named, with the reason, and is the exit code."""
+    directory = project.home / "runs" / "theirs"
+    directory.mkdir(parents=True)
+    try:
+        (directory / ALIVE).touch()
+        other = owner_of("other@example.com")
+        CloudRecord(cloud.url, cloud.project, "7" * 8, other, time.time() + 3600).write(directory)
+        said, told = run("reap"), run("reap", "--json")
+        assert (said.code, told.code, run("reap", "--dry-run").code) == (1, 1, 0)
+        assert said.out.startswith("nothing was left behind\nleft as it is: theirs: its branches in projects/demo at ")
+        assert list(told.json["left"]) == ["theirs"]
+    finally:
+        shutil.rmtree(directory)
+
+
+def test_reap_has_nothing_kept_of_its_own(run: Callable[..., Said]) -> None:
+    """--kept is about this machine: that is said, and nothing done."""
+    failed = run("reap", "--kept")
+    assert (failed.code, failed.out) == (2, "")
+    assert "--kept is of branches on this machine" in failed.err
+
+
+@pytest.mark.parametrize("name", ["doctor", "ls", "reap"])
+def test_json_keys_are_documented(cloud: Emulated, run: Callable[..., Said], name: str) -> None:
+    """What --json prints has the documented keys and no others; so has each of what is listed."""
+    cloud.branch(name=str(Name(owner_of(USER), "7" * 8, "b1", time.time() + 86400)))
+    try:
+        told = run(name, "--json").json
+    finally:
+        cloud.clear()
+    (row,) = re.findall(rf"^\| `{name}` \| (.*) \|$", SECTION, re.MULTILINE)
+    keys, _, each = row.partition("(each with")
+    assert set(told) == {"version", *re.findall(r"`(\w+)`", keys)}
+    for branch in told["branches"] if each else ():
+        assert set(branch) == set(re.findall(r"`(\w+)`", each))
 
 
 @pytest.mark.parametrize(

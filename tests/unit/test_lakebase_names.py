@@ -69,7 +69,8 @@ def test_owners_differ() -> None:
 
 
 @pytest.mark.parametrize(
-    ("behalf", "word"), [("pr-17", "pr17"), ("Main", "main"), ("1.2/x", "12x"), ("feature/long", None), ("-", None)]
+    ("behalf", "word"),
+    [("pr-17", "pr17"), ("main", "main"), ("17", "17"), ("1.2/x", None), ("feature/long", None), ("-", None)],
 )
 def test_an_owner_on_behalf_of_something(behalf: str, word: str | None) -> None:
     """The word says what for, as it is where it is short; the identity is still the same, and another's is another."""
@@ -79,6 +80,22 @@ def test_an_owner_on_behalf_of_something(behalf: str, word: str | None) -> None:
     assert owner[:-6] == word or (word is None and re.fullmatch(r"[0-9a-f]{6}", owner[:-6]))
     assert parse(str(Name(owner, "12345678", "b1", NOW // 60 * 60)))
     assert owner_of("ada@example.com", f"{behalf}xxxxxxx") != owner_of("ada@example.com", f"{behalf}xxxxxxy")
+
+
+LIKE_EACH_OTHER = st.from_regex(r"[prP]{1,2}[-.]?[01]{0,2}[-.]?[01]?", fullmatch=True)
+
+
+@given(LIKE_EACH_OTHER, LIKE_EACH_OTHER)
+def test_who_is_written_differently_is_another(one: str, other: str) -> None:
+    """What is deleted for one owner was made for no other, however alike they look."""
+    assert (owner_of("ada@example.com", one) == owner_of("ada@example.com", other)) is (one == other)
+
+
+def test_a_word_that_means_something_else_is_not_used() -> None:
+    """Neither that of who acts for nobody, nor one that may be the digits for another."""
+    digits = owner_of("ada@example.com", "feature/long")[:6]
+    for behalf in ("ada", digits):
+        assert owner_of("ada@example.com", behalf) not in (OURS, f"{digits}{OURS[-6:]}")
 
 
 class Recorder(BaseHTTPRequestHandler):

@@ -20,6 +20,8 @@ from pytest_lakebranch.errors import BranchError
 GRAMMAR = re.compile(r"lakebranch-([a-z0-9]{1,12})-([0-9a-f]{8})-([a-z][a-z0-9]{0,12})-x([0-9]{10})")
 STAMP = "%y%m%d%H%M"
 DIGITS = 6
+WORD = re.compile(rf"(?![0-9a-f]{{{DIGITS}}}$)[a-z0-9]{{1,6}}")
+NUMBERED, NUMBERED_WORD = re.compile(r"([a-z]+)-([0-9]+)"), re.compile(r"[a-z]+[0-9]+")
 TEMPLATE, KEPT = "t", "k"
 """The first letters of the tags of templates, those that end with their run and those that stay."""
 GRACE = 3600.0
@@ -59,15 +61,18 @@ def parse(branch_id: str) -> Name | None:
 
 def owner_of(identity: str, behalf: str = "") -> str:
     """The owner in names: recognisable, and different for different identities and for whatever else they act."""
-    word = _letters(identity.partition("@")[0])[:6]
-    if behalf:
-        short = _letters(behalf)
-        word = short if 0 < len(short) <= 6 else _digits(behalf)
-    return f"{word}{_digits(identity)}"
+    word = re.sub(r"[^a-z0-9]", "", identity.partition("@")[0].lower())[:6]
+    return f"{_word(behalf, word) if behalf else word}{_digits(identity)}"
 
 
-def _letters(text: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", text.lower())
+def _word(behalf: str, own: str) -> str:
+    """A word that stands for nothing else: ``pr17`` for ``pr-17``, and what is a short word already for itself, unless
+    it looks like the former, like digits, or is ``own``, the word for nobody; digits for all others.
+    """
+    named = NUMBERED.fullmatch(behalf)
+    word = f"{named[1]}{named[2]}" if named else behalf
+    is_readable = WORD.fullmatch(word) is not None and word != own
+    return word if is_readable and (named or not NUMBERED_WORD.fullmatch(word)) else _digits(behalf)
 
 
 def _digits(text: str) -> str:
