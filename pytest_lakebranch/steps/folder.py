@@ -18,7 +18,6 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
-from functools import partial
 from pathlib import Path
 
 from pytest_lakebranch.amounts import natural
@@ -43,10 +42,13 @@ class Entry:
 
 def entries(folder: Path, label: str) -> list[Entry]:
     """The files of ``folder`` in the order in which they run; ConfigError when there is none, or no order."""
-    (_, names), *below = _walk(folder, label)
-    top, deep = [folder / name for name in _sql(names)], _paths(below)
+    itself, *below = _walk(folder, label)
+    top, deep = _sql([itself]), _sql(below)
     if any(_FLYWAY.fullmatch(path.name) for path in top or deep):
-        return _flyway([*top, *(path for path in deep if _FLYWAY.fullmatch(path.name))], label)
+        found = [*top, *(path for path in deep if _FLYWAY.fullmatch(path.name))]
+        _refuse_absent(found, label)
+        return _flyway(found, folder, label)
+    _refuse_absent(top, label)
     if not top:
         where = f" itself, only below, such as {deep[0].relative_to(folder)}" if deep else ""
         raise ConfigError(f"{label}: the folder {folder} has no file named *.sql{where}.")
@@ -55,7 +57,7 @@ def entries(folder: Path, label: str) -> list[Entry]:
 
 def left_out(folder: Path, label: str) -> set[Path]:
     """Files named ``*.sql`` in folders of the folder that are neither run with it, nor undo any that is."""
-    deep = set(_paths(_walk(folder, label)[1:]))
+    deep = set(_sql(_walk(folder, label)[1:]))
     return deep and deep - {path for entry in entries(folder, label) for path in (entry.file, entry.undo) if path}
 
 
@@ -65,31 +67,42 @@ def folders(folder: Path, label: str) -> list[Path]:
 
 
 def _walk(folder: Path, label: str) -> list[tuple[str, list[str]]]:
-    """The folder and those in it, with the names of their files; ConfigError when one cannot be read.
+    """The folder and those in it, with the names of their files; ConfigError when one cannot be read that may matter.
 
-    Hidden ones and other people's packages are none of the project's.
+    Hidden ones and other people's packages are none of the project's. Below a folder that is not Flyway's nothing is
+    run: those that cannot be read are left away there.
     """
-    found = []
-    for directory, names, files in os.walk(folder, onerror=partial(_refuse_unread, label)):
+    found: list[tuple[str, list[str]]] = []
+    unread: list[OSError] = []
+    for directory, names, files in os.walk(folder, onerror=unread.append):
         names[:] = sorted(name for name in names if not _is_foreign(Path(directory, name)))
-        found.append((directory, files))
+        found.append((directory, [name for name in files if not name.startswith(".")]))
+    if unread and (not found or any(_FLYWAY.fullmatch(name) for _, names in found for name in names)):
+        raise ConfigError(
+            f"{label}: the folder {unread[0].filename} cannot be read: {unread[0].strerror}. Allow it, or move it "
+            "elsewhere if nothing in it is to be run."
+        )
     return found
 
 
-def _refuse_unread(label: str, error: OSError) -> None:
-    raise ConfigError(f"{label}: the folder {error.filename} cannot be read: {error.strerror}.") from error
-
-
 def _is_foreign(folder: Path) -> bool:
-    return folder.name.startswith(".") or folder.name == "node_modules" or (folder / "pyvenv.cfg").exists()
+    if folder.name.startswith(".") or folder.name == "node_modules":
+        return True
+    return os.path.exists(folder / "pyvenv.cfg")  # noqa: PTH110  (False also where the folder cannot be entered)
 
 
-def _sql(names: Iterable[str]) -> list[str]:
-    return sorted(name for name in names if name.lower().endswith(".sql"))
+def _sql(walked: Iterable[tuple[str, list[str]]]) -> list[Path]:
+    return [
+        Path(directory, name) for directory, names in walked for name in sorted(names) if name[-4:].lower() == ".sql"
+    ]
 
 
-def _paths(walked: Iterable[tuple[str, list[str]]]) -> list[Path]:
-    return [Path(directory, name) for directory, names in walked for name in _sql(names)]
+def _refuse_absent(found: Iterable[Path], label: str) -> None:
+    """ConfigError when something that is named as a file to run is none."""
+    for path in found:
+        if not path.is_file():
+            link = f": it is a link to {path.readlink()}" if path.is_symlink() else ""
+            raise ConfigError(f"{label}: {path} cannot be run, for there is no such file{link}. Mend it or remove it.")
 
 
 def check_sections(file: Path, text: bytes, label: str) -> None:
@@ -137,7 +150,7 @@ def _plain_entry(path: Path, downs: dict[str, Path], *, unique: bool) -> Entry:
     return Entry(path, version if version and unique else stem, name if version else "", undo)
 
 
-def _flyway(found: list[Path], label: str) -> list[Entry]:
+def _flyway(found: list[Path], folder: Path, label: str) -> list[Entry]:
     matches = [(path, _FLYWAY.fullmatch(path.name)) for path in found]
     strange = sorted(path.name for path, match in matches if match is None)
     if strange:
@@ -146,9 +159,9 @@ def _flyway(found: list[Path], label: str) -> list[Entry]:
             "R__NAME.sql. Callbacks and others need Flyway itself: use command:."
         )
     known = [(path, match) for path, match in matches if match is not None]
+    _refuse_twice(known, folder, label)
     undos = {_numbers(match["version"]): path for path, match in known if match["kind"] == "U"}
     versioned = [(_numbers(match["version"]), path, match) for path, match in known if match["kind"] == "V"]
-    _refuse_twice([(numbers, path) for numbers, path, _ in versioned], label)
     ordered = sorted(versioned, key=lambda found: found[0])
     last = sorted(((match["name"], path) for path, match in known if match["repeatable"]))
     made = [
@@ -159,13 +172,17 @@ def _flyway(found: list[Path], label: str) -> list[Entry]:
     return made
 
 
-def _refuse_twice(versions: Iterable[tuple[tuple[int, ...], Path]], label: str) -> None:
-    seen: dict[tuple[int, ...], Path] = {}
-    for numbers, path in versions:
-        other = seen.setdefault(numbers, path)
+def _refuse_twice(known: Iterable[tuple[Path, re.Match[str]]], folder: Path, label: str) -> None:
+    """ConfigError when nothing tells two files apart, as by Flyway."""
+    seen: dict[tuple[str | None, str], Path] = {}
+    for path, match in known:
+        same = f"name R__{match['name']}" if match["repeatable"] else f"version {_dotted(_numbers(match['version']))}"
+        other = seen.setdefault((match["kind"], same), path)
         if other is not path:
-            names = " and ".join(sorted((other.name, path.name)))
-            raise ConfigError(f"{label}: {names} have the same version {_dotted(numbers)}: there is no order.")
+            names = " and ".join(sorted(str(one.relative_to(folder)) for one in (other, path)))
+            raise ConfigError(
+                f"{label}: {names} have the same {same}: there is no order. Rename or remove one of them."
+            )
 
 
 def _numbers(version: str) -> tuple[int, ...]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -74,6 +77,12 @@ def test_revisions_of_a_folder_differ(tmp_path: Path) -> None:
     ("names", "says"),
     [
         (["V1__a.sql", "V1.0__b.sql"], "V1.0__b.sql and V1__a.sql have the same version 1"),
+        (
+            ["a/V1__x.sql", "b/V1__x.sql"],
+            "a/V1__x.sql and b/V1__x.sql have the same version 1: there is no order. Rename",
+        ),
+        (["V1__x.sql", "a/R__v.sql", "b/R__v.sql"], "a/R__v.sql and b/R__v.sql have the same name R__v: there is no"),
+        (["V1__x.sql", "U1__x.sql", "a/U1__x.sql"], "U1__x.sql and a/U1__x.sql have the same version 1"),
         (["V1__a.sql", "afterMigrate.sql"], "afterMigrate.sql: beside files named V1__NAME.sql"),
         (["1_a.down.sql"], "nothing to apply"),
         ([], "has no file named *.sql"),
@@ -91,6 +100,46 @@ def test_folders_without_an_order(tmp_path: Path, names: list[str], says: str) -
     with pytest.raises(ConfigError) as caught:
         made(tmp_path, *names)
     assert says in str(caught.value)
+
+
+def test_links_that_lead_nowhere(tmp_path: Path) -> None:
+    """Those of editors are hidden and are none of ours; another is refused with where it leads."""
+    made(tmp_path, "1_a.sql")
+    (tmp_path / "db" / ".#1_a.sql").symlink_to("me@here.4711:1")
+    assert [entry.file.name for entry in entries(tmp_path / "db", "sql:db")] == ["1_a.sql"]
+    (tmp_path / "db" / "2_b.sql").symlink_to("gone.sql")
+    with pytest.raises(ConfigError, match=r"sql:db: .*/db/2_b.sql cannot be run.* a link to gone.sql\. Mend it"):
+        entries(tmp_path / "db", "sql:db")
+
+
+ENTRIES = """
+import sys
+from pathlib import Path
+from pytest_lakebranch.steps.folder import entries
+entries(Path(sys.argv[1]), "sql:db")
+"""
+AS_ORDINARY_USER = ["unshare", "--user", "--map-user=1000", "--map-group=1000"] if os.geteuid() == 0 else []
+
+
+@pytest.mark.parametrize(
+    ("file", "closed", "says"),
+    [
+        ("1_a.sql", "db/data", ""),
+        ("V1__a.sql", "db/data", "ConfigError: sql:db: the folder {} cannot be read: Permission denied. Allow it, or"),
+        ("1_a.sql", "db", "ConfigError: sql:db: the folder {} cannot be read: Permission denied. Allow it, or move"),
+    ],
+)
+def test_folders_that_cannot_be_read(tmp_path: Path, file: str, closed: str, says: str) -> None:
+    """They matter where something in them might be run."""
+    made(tmp_path, file, "data/x.txt")
+    (tmp_path / closed).chmod(0)
+    try:
+        command = [*AS_ORDINARY_USER, sys.executable, "-c", ENTRIES, str(tmp_path / "db")]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    finally:
+        (tmp_path / closed).chmod(0o700)
+    assert bool(done.returncode) == bool(says)
+    assert says.format(tmp_path / closed) in done.stderr
 
 
 def test_files_below_a_folder_that_nothing_runs(tmp_path: Path) -> None:
