@@ -61,8 +61,8 @@ TABLE: tuple[Row, ...] = (
     Row(
         "base",
         "list",
-        "the steps that make the base, in order: sql:PATH, dump:PATH, alembic:INI, django:SETTINGS_MODULE, "
-        "command:PROGRAM, python:PKG.MOD:CALLABLE; "
+        "the steps that make the base, in order: sql:PATH, dump:PATH, alembic:INI[@REVISION], django:SETTINGS_MODULE, "
+        "command:PROGRAM ARGUMENTS inputs=GLOB,…, postgres:ENV_NAME, python:PKG.MOD:CALLABLE; "
         "any may end in ' inputs=GLOB,…' to name files whose change rebuilds it",
         (),
         "STEP",
@@ -111,13 +111,7 @@ TABLE: tuple[Row, ...] = (
         "",
         "WHICH",
     ),
-    Row(
-        "check_migrations_allow",
-        "list",
-        "what lint lets pass: RULE, or REVISION:RULE",
-        (),
-        "RULE",
-    ),
+    Row("check_migrations_allow", "list", "what lint lets pass: RULE, or REVISION:RULE", (), "RULE"),
     Row("source", "text", "in the cloud: what all branches are forked from, projects/NAME[/branches/NAME]", "", "PATH"),
     Row("owner", "text", "in the cloud: on whose behalf branches are made, such as pr-17; in their names", "", "NAME"),
     Row("branches", "number", "in the cloud: how many branches, each with a compute, a run may have", 20, "N"),
@@ -234,6 +228,8 @@ def resolve(*, options: Mapping[str, Any], environ: Mapping[str, str], ini: Mapp
         if source is not None:
             sources[row.name] = source
     values["home"] = str(root / _expanded("home", values["home"])) if "home" in sources else ""
+    if values["postgres"] not in ("auto", "embedded"):
+        values["postgres"] = str(root / _expanded("postgres", values["postgres"]))
     settings = Settings(**values, root=str(root), sources=sources)
     _check(settings)
     return settings

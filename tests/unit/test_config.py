@@ -121,6 +121,16 @@ def test_json_round_trip() -> None:
     assert Settings.from_json(json.loads(json.dumps(found.to_json()))) == found
 
 
-def test_relative_home_is_relative_to_the_root() -> None:
-    """A relative state directory lies in the project."""
+def test_relative_paths_are_relative_to_the_root() -> None:
+    """A relative state directory lies in the project, and so do PostgreSQL's programs; words are no paths."""
     assert settings(ini={"home": "state"}).home == "/project/state"
+    assert settings(ini={"postgres": "pg/bin"}).postgres == "/project/pg/bin"
+    assert settings(ini={"postgres": "/usr/bin"}).postgres == "/usr/bin"
+    assert settings(ini={"postgres": "embedded"}).postgres == "embedded"
+
+
+def test_a_list_of_a_stronger_place_replaces_the_others() -> None:
+    """Entries of several places are not mixed."""
+    environ = {"LAKEBRANCH_BASE": "sql:schema.sql 'command:sh seed.sh inputs=seed.sql'"}
+    found = settings(environ=environ, ini={"base": ["dump:a", "sql:b"]})
+    assert found.base == ("sql:schema.sql", "command:sh seed.sh inputs=seed.sql")

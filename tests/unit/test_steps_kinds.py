@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from pytest_lakebranch.config import Settings, resolve
+from pytest_lakebranch.config import BY_NAME, Settings, resolve
 from pytest_lakebranch.errors import ConfigError
 from pytest_lakebranch.steps.base import Step, Workplace
-from pytest_lakebranch.steps.kinds import GRAMMAR, parse, parse_all
+from pytest_lakebranch.steps.kinds import GRAMMAR, KINDS, parse, parse_all
 
 
 @pytest.fixture
@@ -119,6 +119,13 @@ def test_refused(root: Path, entry: str, says: str) -> None:
     assert entry in message
     assert says.format(root=root) in message
     assert (GRAMMAR in message) == ("is not a step" in message)
+
+
+@pytest.mark.parametrize("told", [GRAMMAR, BY_NAME["base"].help], ids=["error", "help"])
+def test_every_kind_is_told(told: str) -> None:
+    """What is said of the kinds of steps names all of them, and what a program must declare."""
+    assert [kind for kind in KINDS if f" {kind}:" not in told] == []
+    assert "command:PROGRAM ARGUMENTS inputs=GLOB" in told
 
 
 def test_other_objects_are_refused(root: Path) -> None:
