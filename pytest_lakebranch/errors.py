@@ -6,7 +6,8 @@
     ├── BaseError        the base could not be built or sealed
     ├── MigrationError   a migration does not pass a check
     ├── BranchError      a branch could not be created, forked, reset or used
-    │   └── CloudError   the service that branches live at refused, failed or did not answer
+    │   ├── CloudError   the service that branches live at refused, failed or did not answer
+    │   └── UpkeepError  something beside the tests went wrong, and nothing of the run is left because of it
     └── HostError        the host process cannot be reached or broke off
 
 Each carries one message for a person: what happened, where, what was tried, what to do.
@@ -103,11 +104,25 @@ class CloudError(BranchError):
         return (BranchError, (str(self),))
 
 
+class UpkeepError(BranchError):
+    """Something beside the tests went wrong; nothing of the run is left because of it."""
+
+
 class HostError(LakebranchError):
     """The host process cannot be reached or broke off."""
 
 
-ERRORS = (LakebranchError, ConfigError, MachineError, BaseError, MigrationError, BranchError, CloudError, HostError)
+ERRORS = (
+    LakebranchError,
+    ConfigError,
+    MachineError,
+    BaseError,
+    MigrationError,
+    BranchError,
+    CloudError,
+    UpkeepError,
+    HostError,
+)
 BY_NAME: dict[str, type[LakebranchError]] = {kind.__name__: kind for kind in ERRORS}
 
 

@@ -111,7 +111,10 @@ class KeptBranch:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What the host says of a whole run when it ends; ``began`` and ``ended`` are the host's, in seconds since 1970."""
+    """What the host says of a whole run when it ends; ``began`` and ``ended`` are the host's, in seconds since 1970.
+
+    ``remarks`` are what went wrong beside the tests and left nothing behind.
+    """
 
     facts: ProviderFacts
     leases: tuple[Lease, ...]
@@ -120,3 +123,4 @@ class Summary:
     ended: float
     left_behind: tuple[str, ...] = ()
     kept: tuple[KeptBranch, ...] = ()
+    remarks: tuple[str, ...] = ()

@@ -8,6 +8,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
+from pytest_lakebranch.errors import UpkeepError
+
 
 class Background:
     """A few threads, about one per processor, because starting a server is work for the processor.
@@ -19,6 +21,7 @@ class Background:
         self._threads = ThreadPoolExecutor(max(2, min(os.cpu_count() or 2, 8)), "lakebranch")
         self._starting = self._threads if starts is None else ThreadPoolExecutor(starts, "lakebranch-start")
         self.troubles: list[str] = []
+        self.remarks: list[str] = []
 
     def submit(self, work: Callable[..., None], *args: Any, **kwargs: Any) -> None:
         """Do ``work`` soon. An exception goes to :attr:`troubles`."""
@@ -49,8 +52,12 @@ class Background:
             self._enter(error)
 
     def _enter(self, error: BaseException) -> None:
+        """What leaves nothing behind goes to :attr:`remarks`."""
         for one in error.exceptions if isinstance(error, BaseExceptionGroup) else [error]:
-            self.troubles.append(f"{type(one).__name__}: {one}")
+            if isinstance(one, UpkeepError):
+                self.remarks.append(str(one))
+            else:
+                self.troubles.append(f"{type(one).__name__}: {one}")
 
     def close(self) -> None:
         """Finish what was submitted."""

@@ -210,8 +210,9 @@ class Engine:
         """The run so far."""
         with self._lock:
             leases = (*self._ended, *(loan.record for loan in self._loans.values()))
-        bases, troubles = tuple(self.bases.history), tuple(self._background.troubles)
-        return Summary(self._provider.facts, leases, bases, self._began, time.time(), troubles, tuple(self._kept))
+        bases, troubles, remarks = self.bases.history, self._background.troubles, self._background.remarks
+        more = tuple(troubles), tuple(self._kept), tuple(remarks)
+        return Summary(self._provider.facts, leases, tuple(bases), self._began, time.time(), *more)
 
     def close(self) -> None:
         """End all leases, stop all computes and delete all branches. Idempotent.

@@ -77,6 +77,7 @@ def summary(stored: dict[str, Any]) -> Summary:
         stored["ended"],
         tuple(stored["left_behind"]),
         tuple(KeptBranch(**kept) for kept in stored["kept"]),
+        tuple(stored["remarks"]),
     )
 
 

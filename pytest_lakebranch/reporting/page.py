@@ -63,9 +63,13 @@ def _tile(name: str, value: str, more: str) -> str:
     return f"<div><dt>{text(name)}</dt><dd><b>{text(value)}</b> <span>{text(more)}</span></dd></div>"
 
 
+def _list(items: Sequence[str]) -> str:
+    return "<ul>" + "".join(f"<li>{text(item)}</li>" for item in items) + "</ul>" if items else ""
+
+
 def _sections(summary: Summary) -> Iterator[tuple[str, str]]:
-    if summary.left_behind:
-        yield "Left behind", "<ul>" + "".join(f"<li>{text(what)}</li>" for what in summary.left_behind) + "</ul>"
+    yield from _if_any("Left behind", _list(summary.left_behind))
+    yield from _if_any("Remarks", _list(summary.remarks))
     if not summary.leases:
         yield "Leases", "<p>No test asked for a branch.</p>"
         return

@@ -30,7 +30,7 @@ def header(settings: Settings, facts: ProviderFacts | None) -> list[str]:
 
 def write_summary(reporter: pytest.TerminalReporter, config: pytest.Config, summary: Summary) -> None:
     """The run's branches, as a section of pytest's terminal summary."""
-    quiet = config.get_verbosity() < 0 and not summary.left_behind
+    quiet = config.get_verbosity() < 0 and not summary.left_behind + summary.remarks
     more, wrong = answers.report_lines(config, summary)
     lines = [] if quiet else [*summary_lines(summary), *more]
     if lines or wrong:
@@ -57,6 +57,7 @@ def summary_lines(summary: Summary) -> list[str]:
     lines += [_waited_line(summary.leases)]
     lines += _kept_lines(summary.kept)
     lines += [_connections_line(summary.leases), *(f"left behind: {what}" for what in summary.left_behind)]
+    lines += summary.remarks
     return [line for line in lines if line]
 
 

@@ -23,6 +23,7 @@ from pytest_lakebranch.model import ForkPoint
 from pytest_lakebranch.providers.lakebase.names import Name, owner_of
 from pytest_lakebranch.providers.lakebase.project import open_project
 from pytest_lakebranch.providers.lakebase.reaper import reap
+from pytest_lakebranch.reporting.terminal import summary_lines
 from pytest_lakebranch.state import ALIVE, State, locked_if_free
 from pytest_lakebranch.waiting import Deadline, poll
 
@@ -131,7 +132,22 @@ def test_what_could_not_be_resized_is_said(here: Cloud) -> None:
     assert poll(lambda: here.provider._branches.troubles or None, deadline=Deadline(10))
     with pytest.raises(BaseExceptionGroup, match="not looked after") as caught:
         here.provider.close()
-    assert "resizing projects/demo/branches/lakebranch-" in str(caught.value.exceptions[0])
+    assert str(caught.value.exceptions[0]).startswith("not looked after: resizing projects/demo/branches/lakebranch-")
+
+
+def test_what_leaves_nothing_behind_is_a_remark(here: Cloud) -> None:
+    """Of a run: its summary says what was not looked after, and nothing was left behind."""
+    engine = here.engine()
+    here.start("b1")
+    here.emulated.emulator.faults.add({"route": "update_endpoint", **LASTING["operation"]})
+    here.resize()
+    assert poll(lambda: here.provider._branches.troubles or None, deadline=Deadline(10))
+    engine.close()
+    summary = engine.summary()
+    assert summary.left_behind == ()
+    (remark,) = summary.remarks
+    assert remark.startswith("not looked after: resizing ")
+    assert remark in summary_lines(summary)
 
 
 def test_why_no_credential_is_given_is_said(here: Cloud) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from pytest_lakebranch import amounts
-from pytest_lakebranch.errors import BaseError, BranchError, LakebranchError
+from pytest_lakebranch.errors import BaseError, BranchError, LakebranchError, UpkeepError
 from pytest_lakebranch.model import ForkPoint, ProviderFacts
 from pytest_lakebranch.providers.base import Compute
 from pytest_lakebranch.providers.lakebase import template
@@ -329,26 +329,27 @@ class LakebaseProvider:
             self._over = True
         self._project.budget.close()
         self._upkeep.close()
-        troubles: list[BaseException] = [*self._upkeep.troubles]
+        troubles = self._upkeep.troubles
+        self._discard_all()
+        self._branches.close()
+        dead = [] if self._reaping is None else self._reaping.end(REAP_SECONDS)
+        left = self._sweep()
+        self._project.close()
+        if not left:
+            self._record.remove()
+        remarks = [UpkeepError(f"not looked after: {each}") for each in troubles + self._branches.troubles]
+        if found := [*left, *remarks, *dead]:
+            raise ExceptionGroup("branches were not deleted, or not looked after", found)
+
+    def _discard_all(self) -> None:
         for compute in self._living():
             compute.discard(disposable=True)
         if not self._settings.keep_template:
             for path in self._templates.paths:
                 self._upkeep.forget(path)
                 self._family.doom(path)
-        self._branches.close()
-        if self._reaping is not None:
-            troubles += self._reaping.end(REAP_SECONDS)
-        troubles += self._branches.troubles
-        left = self._sweep()
-        self._project.close()
-        if not left:
-            self._record.remove()
-        if left + troubles:
-            what = "left behind" if left else "not looked after"
-            raise BaseExceptionGroup(f"branches were {what}", left + troubles)
 
-    def _sweep(self) -> list[BaseException]:
+    def _sweep(self) -> list[Exception]:
         """Delete what landed although we were told that it had failed, and what is ours and past its death date: what
         machines leave that are gone themselves. What could not be deleted.
         """

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pytest_lakebranch import cloud_record
 from pytest_lakebranch.cloud_record import CloudRecord
-from pytest_lakebranch.errors import BranchError, LakebranchError
+from pytest_lakebranch.errors import LakebranchError, UpkeepError
 from pytest_lakebranch.providers.lakebase.api import View
 from pytest_lakebranch.providers.lakebase.names import Name, is_kept_template, is_past, is_same
 from pytest_lakebranch.providers.lakebase.project import Project
@@ -107,11 +107,11 @@ class Reaping:
         except (LakebranchError, OSError) as error:
             self._trouble = error
 
-    def end(self, seconds: float) -> list[Exception]:
+    def end(self, seconds: float) -> list[UpkeepError]:
         """Go on for so many seconds at most, and begin nothing after that; what is left then the next run deletes. Why
         there is any.
         """
         self._limit.end = Deadline(seconds)
         self._thread.join(seconds)
         why = f"not done after {seconds:.0f} s" if self._thread.is_alive() else self._trouble
-        return [] if why is None else [BranchError(f"of dead runs: {why}")]
+        return [] if why is None else [UpkeepError(f"of dead runs: {why}")]
