@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from pytest_lakebranch import amounts
 from pytest_lakebranch.errors import BaseError, BranchError, ConfigError
@@ -41,28 +42,38 @@ CONSTRAINT, TABLE = "2606", "1259"
 """The oids of pg_constraint and pg_class, with which a dump's table of contents names objects."""
 OTHERWISE = "With copy=dump the step copies by pg_dump instead."
 _LOOK = """
-SELECT 'version', current_setting('server_version_num'), '' UNION ALL
-SELECT 'key', oid::text, confrelid::text FROM pg_constraint WHERE contype = 'f'
-UNION ALL SELECT DISTINCT 'role', rolname, '' FROM pg_shdepend JOIN pg_roles r ON r.oid = refobjid
+SELECT 'version', current_setting('server_version_num'), '', '' UNION ALL
+SELECT 'key', k.oid::text, k.confrelid::text, format('%s CONSTRAINT %I ON %I', nspname, conname, relname)
+FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid JOIN pg_namespace n ON n.oid = relnamespace
+WHERE k.contype = 'f' UNION ALL
+SELECT DISTINCT 'role', rolname, '', '' FROM pg_shdepend JOIN pg_roles r ON r.oid = refobjid
 JOIN pg_database d ON d.oid = dbid WHERE refclassid = 'pg_authid'::regclass AND datname = current_database()"""
+
+
+class Foreign(NamedTuple):
+    """A foreign key: its oid, that of the table it leads to, and how a dump names it in its comment."""
+
+    oid: str
+    target: str
+    name: str
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What is asked of the original first: its version, its foreign keys with the tables they lead to (oids), and the
+    """What is asked of the original first: its version, its foreign keys with the tables they lead to, and the
     roles that own anything in the database, have a right there, or are named by a policy.
     """
 
     version: int
-    foreign: tuple[tuple[str, str], ...]
+    foreign: tuple[Foreign, ...]
     roles: frozenset[str]
 
     @classmethod
     def of(cls, rows: list[list[str]]) -> Look:
         """What ``_LOOK`` gave."""
-        (version,) = (int(name) for word, name, _ in rows if word == "version")
-        foreign = tuple((key, target) for word, key, target in rows if word == "key")
-        return cls(version, foreign, frozenset(name for word, name, _ in rows if word == "role"))
+        (version,) = (int(name) for word, name, *_ in rows if word == "version")
+        foreign = tuple(Foreign(*rest) for word, *rest in rows if word == "key")
+        return cls(version, foreign, frozenset(name for word, name, *_ in rows if word == "role"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,16 +249,18 @@ def _make_schemas(names: Iterable[str], place: Workplace) -> None:
 
 
 def _listed(
-    copied: Path, place: Workplace, foreign: Iterable[tuple[str, str]], found: needed.Needed
+    copied: Path, place: Workplace, foreign: Iterable[Foreign], found: needed.Needed
 ) -> tuple[list[str], list[str]]:
     """The dump's table of contents, schemas apart, without what is made already, and without what leads out of it:
     foreign keys to tables that are not in it, and the attaching of partitions to parents that are not.
     """
     lines = dump.contents(copied, place)
     there = {key for key, _ in needed.keyed(lines)}
-    dropped = {(CONSTRAINT, key) for key, target in foreign if (TABLE, target) not in there} | found.objects
+    lost = [key for key in foreign if (TABLE, key.target) not in there]
+    dropped = {(CONSTRAINT, key.oid) for key in lost} | found.objects
     made = {line for key, line in needed.keyed(lines) if key in dropped}
-    away = [f" {kind} ATTACH {name} " for name in found.loose for kind in ("TABLE", "INDEX")]
+    away = [f" COMMENT {key.name} " for key in lost]
+    away += [f" {kind} ATTACH {name} " for name in found.loose for kind in ("TABLE", "INDEX")]
     kept = [line for line in lines if line not in made and not any(part in f"{line} " for part in away)]
     schemas = [line for line in kept if " SCHEMA - " in line and not line.startswith(";")]
     return schemas, [line for line in kept if line not in schemas]

@@ -110,12 +110,15 @@ def test_schema_public_that_has_another_owner(source: Workplace, place: Workplac
 
 
 def test_names_with_spaces(source: Workplace, place: Workplace, tmp_path: Path) -> None:
-    """Keys between chosen tables are kept, and those that lead away are left out, whatever the tables are called."""
+    """Keys between chosen tables are kept, and those that lead away are left out with what is said of them, whatever
+    the tables are called.
+    """
     with connect(source.endpoint) as conn:
         conn.execute('CREATE TABLE "my maker" (id int PRIMARY KEY); CREATE TABLE "my rival" (id int PRIMARY KEY)')
         conn.execute(
             'CREATE TABLE "my item" (maker int CONSTRAINT "its maker" REFERENCES "my maker",'
-            ' rival int CONSTRAINT "its rival" REFERENCES "my rival")'
+            ' rival int CONSTRAINT "its rival" REFERENCES "my rival");'
+            """ COMMENT ON CONSTRAINT "its rival" ON "my item" IS 'away'"""
         )
     parse("postgres:PROD_URL tables=my?maker,my?item", root=tmp_path).apply(place)
     assert rows(place, "SELECT conname::text FROM pg_constraint WHERE contype = 'f'") == [("its maker",)]
