@@ -12,7 +12,7 @@ from pytest_lakebranch import outcome
 from pytest_lakebranch.branch import Branch
 from pytest_lakebranch.branches.lease import Purpose
 from pytest_lakebranch.errors import BranchError
-from pytest_lakebranch.markers import WIDER, Wish, wish_of
+from pytest_lakebranch.markers import Wish, wish_of
 from pytest_lakebranch.run import Run, told
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class TestLease:
         isolation, item = self._wish.isolation, self._item
         item.user_properties.append(("lakebranch_isolation", isolation))
         if isolation == "test":
-            _share(self._run, item, named(item), ends)
+            _share(self._run, item, named(item), ends, forked=None if self._wish.at else _closest(item))
             self._open_own(ends)
             return
         purpose: Purpose = "run" if isolation == "run" else "worker"
@@ -75,7 +75,8 @@ class TestLease:
 
     def _parent(self) -> Branch | None:
         """By the test's own fixture closure, never by what other tests did."""
-        return next((self._run.shared(purpose) for purpose in named(self._item)), None)
+        closest = _closest(self._item)
+        return None if closest is None else self._run.shared(closest)
 
     def _release(self, branch: Branch) -> None:
         end = self._run.release(branch, failed=outcome.failure(self._item))
@@ -117,12 +118,23 @@ class TestLease:
 
 def named(item: pytest.Item) -> list[Purpose]:
     """The shared branches that a test's own fixtures name, the closest first."""
-    return [purpose for purpose in SHARED if f"lakebranch_{purpose}" in getattr(item, "fixturenames", ())]
+    return _among(getattr(item, "fixturenames", ()))
 
 
-def _share(run: Run, item: pytest.Item, purposes: Iterable[Purpose], ends: ExitStack) -> None:
+def _among(names: Iterable[str]) -> list[Purpose]:
+    """The shared branches that are among names of fixtures, the closest first."""
+    return [purpose for purpose in SHARED if f"lakebranch_{purpose}" in names]
+
+
+def _closest(item: pytest.Item) -> Purpose | None:
+    return next(iter(named(item)), None)
+
+
+def _share(
+    run: Run, item: pytest.Item, purposes: Iterable[Purpose], ends: ExitStack, *, forked: Purpose | None = None
+) -> None:
     for purpose in purposes:
-        ends.enter_context(outcome.sharing(run, item, purpose))
+        ends.enter_context(outcome.sharing(run, item, purpose, forked=purpose == forked))
 
 
 @contextmanager
@@ -174,8 +186,11 @@ def unleased(run: Run, item: pytest.Item) -> Iterator[None]:
     """A test that has no branch of its own: its URL leads to a shared one that its fixtures name, else nowhere."""
     with told(), ExitStack() as ends:
         _share(run, item, named(item), ends)
-        if not named(item):
-            ends.callback(run.application.lead_around)
+        closest = _closest(item)
+        ends.callback(run.application.lead_around)
+        if closest is not None:
+            run.application.lead_to(run.shared(closest))
+        else:
             run.application.lead_nowhere()
             if not item.config.pluginmanager.hasplugin(LATE):
                 item.config.pluginmanager.register(Late(run), LATE)
@@ -193,8 +208,9 @@ class Late:
     @pytest.hookimpl(tryfirst=True)
     def pytest_fixture_setup(self, request: pytest.FixtureRequest) -> None:
         """After the fixtures that this one needs."""
-        if self._run.application.is_nowhere and WIDER & set(request.fixturenames):
-            self._run.application.lead_around()
+        if self._run.application.is_nowhere and (asked := _among(request.fixturenames)):
+            with told():
+                self._run.application.lead_to(self._run.shared(asked[0]))
 
 
 @contextmanager

@@ -19,6 +19,8 @@ BRANCH: pytest.StashKey[Branch] = pytest.StashKey()
 SHARED: pytest.StashKey[dict[Purpose, Branch]] = pytest.StashKey()
 """The branches that the test shares with others, while it works on them."""
 FAILED: pytest.StashKey[str] = pytest.StashKey()
+ALIVE: pytest.StashKey[Branch | None] = pytest.StashKey()
+"""In the configuration: the worker's branch, whose server lived when the last test that shared it ended."""
 
 
 class Outcome:
@@ -47,7 +49,7 @@ class Outcome:
             for purpose, branch in shared.items():
                 died = self._run.death(branch, seen=_at_end(item))
                 if died is not None:
-                    yield f"{_called(purpose, branch)} died during the test: {died}\n{_loss(purpose)}"
+                    yield f"{_called(purpose, branch)} died {_when(item, branch)}: {died}\n{_loss(purpose)}"
 
     def _lines(self, item: pytest.Item, branch: Branch) -> Iterator[str]:
         with suppress(LakebranchError):  # the host is gone, and the failure says so
@@ -75,28 +77,50 @@ def _attend(run: Run, item: pytest.Item) -> None:
 
 
 @contextmanager
-def sharing(run: Run, item: pytest.Item, purpose: Purpose) -> Iterator[Branch]:
+def sharing(run: Run, item: pytest.Item, purpose: Purpose, *, forked: bool = False) -> Iterator[Branch]:
     """The time in which a test works on the branch of its worker or of the run.
 
     Raises BranchError when its server is dead before, and when it died in that time under a test that did not fail.
+    Before, it is not asked of a worker's branch that lived when the test before ended, nor of one that is ``forked`` at
+    once: a dead one cannot be, and what went wrong is told then.
     """
     branch = run.shared(purpose)
-    died = run.death(branch, seen=f"before {item.nodeid}")
-    if died is not None:
-        raise BranchError(f"{_called(purpose, branch)} has died: {died}\n{_loss(purpose)}")
+    if not (forked or _lived(item, branch)):
+        _check_alive(run, item, purpose, branch)
     item.stash[FAILED] = ""
     item.stash.setdefault(SHARED, {})[purpose] = branch
     _attend(run, item)
     try:
         yield branch
+    except BranchError:
+        _check_alive(run, item, purpose, branch)
+        raise
     finally:
         del item.stash[SHARED][purpose]
-    died = run.death(branch, seen=_at_end(item))
+    died, when = run.death(branch, seen=_at_end(item)), _when(item, branch)
+    if purpose == "worker":
+        item.config.stash[ALIVE] = branch if died is None else None
     if died is not None and not item.stash[FAILED]:
         raise BranchError(
-            f"{_called(purpose, branch)} died during the test ({died}), and the test did not fail of it. "
+            f"{_called(purpose, branch)} died {when} ({died}), and the test did not fail of it. "
             f"{_loss(purpose)} A test that ends its server on purpose is to be marked @pytest.mark.destructive."
         )
+
+
+def _check_alive(run: Run, item: pytest.Item, purpose: Purpose, branch: Branch) -> None:
+    """Raise BranchError when its server has died."""
+    died = run.death(branch, seen=f"before {item.nodeid}")
+    if died is not None:
+        raise BranchError(f"{_called(purpose, branch)} has died: {died}\n{_loss(purpose)}")
+
+
+def _lived(item: pytest.Item, branch: Branch) -> bool:
+    """Whether it is the worker's branch, and was found alive at the end of the last test that shared it."""
+    return item.config.stash.get(ALIVE, None) is branch
+
+
+def _when(item: pytest.Item, branch: Branch) -> str:
+    return "during the test, or after the one before it" if _lived(item, branch) else "during the test"
 
 
 def _at_end(item: pytest.Item) -> str:

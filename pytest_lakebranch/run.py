@@ -208,7 +208,8 @@ class Run:
         self.application.discard()
 
     def _disconnect(self, branch: Branch) -> None:
-        self._host.disconnect(branch.lease, but=branch.opened)
+        with suppress(HostError):  # it is gone, and with it all servers: nobody is connected
+            self._host.disconnect(branch.lease, but=branch.opened)
 
     def shared(self, purpose: Purpose) -> Branch:
         """The branch of this worker or of the run, leased when it is first asked for and kept to the end."""

@@ -135,6 +135,41 @@ def test_around_tests(project: Project) -> None:
     project.run().assert_outcomes(passed=10)
 
 
+def test_what_a_test_names_counts(project: Project) -> None:
+    """A test that names lakebranch_run only is led there, also where an earlier test has opened the worker's branch."""
+    project.write(
+        test_it="""
+        import app, pytest
+
+        def test_opens(lakebranch_worker):
+            app.clear()
+
+        def test_of_the_run(lakebranch_run):
+            assert app.count() == 2
+
+        @pytest.fixture
+        def late(request):
+            return request.getfixturevalue("lakebranch_run")
+
+        @pytest.fixture
+        def seen(late):
+            return app.count()
+
+        def test_asks_late(seen):
+            assert seen == app.count() == 2
+
+        def test_both(lakebranch_run, lakebranch_worker):
+            assert app.count() == 0
+
+        @pytest.fixture(scope="module", autouse=True)
+        def wider():
+            yield
+            assert app.count() == 0
+        """
+    )
+    project.run().assert_outcomes(passed=4)
+
+
 def test_stale_psycopg_connection_is_ended(project: Project) -> None:
     """A connection that the application kept is dead in the next test, so it cannot read another test's data."""
     project.write(

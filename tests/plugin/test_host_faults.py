@@ -91,6 +91,27 @@ def test_host_killed(project: Project, workers: str) -> None:
     project.spawn().assert_outcomes(passed=1)
 
 
+def test_without_a_branch_nobody_needs_the_host(project: Project) -> None:
+    """A test that uses no branch passes whatever became of the host, also where its URL is led away from one."""
+    project.write(
+        test_it="""
+        import os, psutil, signal
+
+        def test_opens(lakebranch_worker):
+            with lakebranch_worker.connect() as conn:
+                server = psutil.Process(conn.info.backend_pid).parent()
+            os.kill(server.ppid(), signal.SIGKILL)
+
+        def test_without(): ...
+        """
+    )
+    result = project.spawn()
+    result.assert_outcomes(passed=2, errors=1)
+    result.stdout.fnmatch_lines(["ERROR test_it.py::test_opens*", "*2 passed, 1 error*"])
+    project.write(test_it="def test_it(lakebranch): ...")
+    project.spawn().assert_outcomes(passed=1)  # it clears what the first has left
+
+
 def test_host_ended_politely(project: Project) -> None:
     """SIGTERM to the host has the same effect, and nothing is left even before the next run."""
     project.write(test_it=LONG)
