@@ -16,6 +16,7 @@ from pytest_lakebranch.providers._rest import Client
 from pytest_lakebranch.providers.lakebase.api import Api
 from pytest_lakebranch.providers.lakebase.arrival import INQUIRE_EVERY
 from pytest_lakebranch.providers.lakebase.branches import Branches
+from pytest_lakebranch.providers.lakebase.compute import line
 from pytest_lakebranch.providers.lakebase.names import Guard, Name
 from pytest_lakebranch.waiting import Deadline
 
@@ -110,3 +111,12 @@ def test_an_operation_that_does_not_end(branches: Branches, script: Script, time
     script.answers = [OPERATION] * 100
     with pytest.raises(BranchError, match=r"x: not done after 60 s\. .*try again later"):
         branches.api.finish(lambda: {"name": "o"}, "x", Deadline(60, time.clock))
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [(OSError(), "OSError"), (OSError("\n"), "OSError"), (OSError("connection failed:\n  no route \n"), "no route")],
+)
+def test_the_last_line_of_an_error(error: OSError, says: str) -> None:
+    """Also of one that says nothing: then it is its kind."""
+    assert line(error, -1) == says
