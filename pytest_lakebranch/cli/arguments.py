@@ -61,15 +61,17 @@ def _said(parse: Callable[[str], int], text: str) -> int:
 
 @contextlib.contextmanager
 def ended_by_signals() -> Iterator[None]:
-    """Have a request to end take the way of Ctrl-C, so that everything is removed."""
+    """Have a request to end take the way of Ctrl-C, so that everything is removed; and servers started here heed
+    SIGQUIT, which tells them of our death, also where whoever started us ignores it.
+    """
 
     def end(*_: object) -> None:
         raise KeyboardInterrupt
 
-    numbers = (signal.SIGTERM, signal.SIGHUP)
-    before = [signal.signal(number, end) for number in numbers]
+    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGHUP)}
+    before[signal.SIGQUIT] = signal.signal(signal.SIGQUIT, signal.SIG_DFL)
     try:
         yield
     finally:
-        for number, handler in zip(numbers, before, strict=True):
+        for number, handler in before.items():
             signal.signal(number, handler)

@@ -31,6 +31,10 @@ from pytest_lakebranch.providers.local.cache import tidy
 from pytest_lakebranch.servant import make_files_as_servant
 from pytest_lakebranch.state import State, write_owner
 
+PASSED_ON = (signal.SIGTSTP, signal.SIGQUIT)
+"""What servers on their way have to heed: the stop of a gate, and the signal of our death. What is ignored by whoever
+starts a program is ignored by it, and shells ignore SIGQUIT in what they start in the background.
+"""
 PAUSE_SECONDS = 0.05
 """After which the host listens again when it could not."""
 
@@ -56,7 +60,8 @@ class Host:
         listener.listen(64)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, lambda *_: self._over.set())
-        signal.signal(signal.SIGTSTP, signal.SIG_DFL)  # who was started by one that ignores it would pass that on
+        for number in PASSED_ON:
+            signal.signal(number, signal.SIG_DFL)
         threading.Thread(target=self._accept, args=(listener,), name="accept", daemon=True).start()
         self._watch.add(self._controller)
         ready()

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 import shutil
+import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from pytest_lakebranch.cli import COMMANDS, parser
+from pytest_lakebranch.cli.arguments import ended_by_signals
 from tests.plugin.cli_rigs import Command
 from tests.plugin.conftest import Project
 
@@ -22,6 +25,14 @@ WITHOUT = ("pytest", "_pytest", "psycopg", "httpx", "filelock", "platformdirs", 
 def command(capfd: pytest.CaptureFixture[str]) -> Command:
     """The command, in this process."""
     return Command(capfd)
+
+
+def test_servers_heed_the_signal_of_our_death(request: pytest.FixtureRequest) -> None:
+    """Also those of a command that a shell started in the background, which ignores it, and does so again after."""
+    request.addfinalizer(partial(signal.signal, signal.SIGQUIT, signal.signal(signal.SIGQUIT, signal.SIG_IGN)))
+    with ended_by_signals():
+        assert signal.getsignal(signal.SIGQUIT) is signal.SIG_DFL
+    assert signal.getsignal(signal.SIGQUIT) is signal.SIG_IGN
 
 
 def test_help_imports_little() -> None:

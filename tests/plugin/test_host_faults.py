@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from pathlib import Path
 
 import psutil
@@ -89,6 +90,29 @@ def test_host_killed(project: Project, workers: str) -> None:
     assert poll(lambda: None if processes(project.home) else True, deadline=Deadline(SOON)), processes(project.home)
     project.write(test_it="def test_it(lakebranch): ...")
     project.spawn().assert_outcomes(passed=1)
+
+
+QUIET = (
+    "import os, signal, sys; [signal.signal(n, signal.SIG_IGN) for n in (3, 20)]; os.execv(sys.argv[1], sys.argv[1:])"
+)
+
+
+def test_started_by_who_ignores_the_signal_of_its_death(project: Project) -> None:
+    """As a shell has it in the background: a server that is just being started would not notice its host's end."""
+    project.write(
+        test_it="""
+        import pathlib, psutil, signal
+
+        def test_it(lakebranch_conn):
+            host = psutil.Process(lakebranch_conn.info.backend_pid).parent().ppid()
+            lines = pathlib.Path(f"/proc/{host}/status").read_text().splitlines()
+            ignored = int(next(line for line in lines if line.startswith("SigIgn")).split()[1], 16)
+            for number in (signal.SIGQUIT, signal.SIGTSTP):
+                assert not ignored >> (number - 1) & 1
+        """
+    )
+    run = project.start(before=[sys.executable, "-c", QUIET])
+    assert run.wait(timeout=60) == 0, project.output
 
 
 def test_without_a_branch_nobody_needs_the_host(project: Project) -> None:
