@@ -164,7 +164,9 @@ def test_what_lasts_is_said(here: Cloud, fault: str, route: str, after: int) -> 
     here.emulated.emulator.faults.clear()
     project = open_project(here.settings, "run", environ(here.emulated))
     try:
-        project.sweep(lambda name, view: name.run == project.run and not view["name"].endswith(kept or "?"))
+        project.sweep(
+            project.branches(), lambda name, view: name.run == project.run and not view["name"].endswith(kept or "?")
+        )
     finally:
         project.close()
     assert_left(here, kept)
