@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import contextlib
 from collections.abc import MutableMapping
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from pytest_lakebranch.model import Endpoint
 from pytest_lakebranch.postgres.connect import LOOPBACK, WAYS, placeholders
 from pytest_lakebranch.postgres.port import Port
 from pytest_lakebranch.postgres.refusal import Refusal
-from pytest_lakebranch.state import PORT, make_seat, move, owner_is_gone, sockets_root
+from pytest_lakebranch.state import PORT, make_seat, move, owner_is_gone, remove_owned, sockets_root
 
 STRAY = WAYS | {"PGHOSTADDR", "PGOPTIONS", "PGSERVICEFILE"}
 """Variables that libpq adds to a URL which says nothing of them (PostgreSQL documentation, 34.15)."""
@@ -84,11 +84,12 @@ class Seat:
         if self._port is not None:
             self._port.close()
         self._refusal.close()
-        shutil.rmtree(self._directory)
+        remove_owned(self._directory)
 
 
 def clear_abandoned_seats() -> None:
     """Remove the places of processes that are gone: a worker that crashed could not do it itself."""
     for directory in sockets_root().glob("s*"):
         if owner_is_gone(directory):
-            shutil.rmtree(directory, ignore_errors=True)
+            with contextlib.suppress(OSError):  # somebody else may be removing it; the reaper tells what cannot be
+                remove_owned(directory)

@@ -272,6 +272,13 @@ def make_seat() -> Path:
     return directory
 
 
+def remove_owned(directory: Path) -> None:
+    """Remove a directory that has an owner. Who is killed meanwhile leaves one that is seen to be nobody's any more."""
+    gone = directory.with_name(f".{directory.name}.{Identity.of(os.getpid()).token}.{os.getpid()}")
+    directory.rename(gone)
+    remove_tree(gone)
+
+
 @contextlib.contextmanager
 def locked_if_free(path: Path, flags: int = os.O_RDWR) -> Iterator[bool]:
     """Whether nobody held the lock of this file, which is opened with ``flags``, and it is there; held in the block."""

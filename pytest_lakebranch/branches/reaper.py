@@ -13,7 +13,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NamedTuple
@@ -22,7 +22,7 @@ from pytest_lakebranch import cloud_record, kept
 from pytest_lakebranch.directories import remove_tree
 from pytest_lakebranch.processes import LINUX, Identity, is_server_in, kill_if, maker_is_gone, servers_in
 from pytest_lakebranch.segments import remove_segment
-from pytest_lakebranch.state import ALIVE, State, locked_if_free, owner_of, sockets_root
+from pytest_lakebranch.state import ALIVE, State, locked_if_free, owner_of, remove_owned, sockets_root
 from pytest_lakebranch.waiting import Deadline, poll
 
 NOTES_SECONDS = 30 * 86400.0
@@ -53,7 +53,7 @@ def reap(state: State, *, but: Path | None = None, all_kept: bool = False) -> Re
         if path != but:
             _reap_run(path, gone)
     for directory in (*sockets_root().iterdir(), *_unfinished(state)):
-        if _is_abandoned(directory) and (failure := _remove(directory)):
+        if _is_abandoned(directory) and (failure := _remove(directory, remove_owned)):
             gone.left[str(directory)] = failure
     _forget_notes(state)
     for path in kept.over(state, all_of_them=all_kept):
@@ -85,10 +85,10 @@ def _reap_kept(directory: Path, gone: Reaped) -> None:
             gone.left[directory.name] = _told(error, directory)
 
 
-def _remove(directory: Path) -> str:
+def _remove(directory: Path, remove: Callable[[Path], None] = remove_tree) -> str:
     """Delete; why it is still there, or nothing. Another reaper may be at the same."""
     try:
-        remove_tree(directory)
+        remove(directory)
     except OSError as error:
         return _told(error, directory) if directory.exists() else ""
     return ""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -25,7 +24,7 @@ from pytest_lakebranch.masking import masked
 from pytest_lakebranch.model import Endpoint
 from pytest_lakebranch.postgres.connect import url
 from pytest_lakebranch.processes import environment_without_pg
-from pytest_lakebranch.state import make_seat, move
+from pytest_lakebranch.state import make_seat, move, remove_owned
 from pytest_lakebranch.steps import hints
 from pytest_lakebranch.steps.base import Workplace
 from pytest_lakebranch.steps.failures import Failure, base_error
@@ -193,7 +192,8 @@ class Process:
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
-        shutil.rmtree(self.directory, ignore_errors=True)
+        with suppress(OSError):  # the reaper tells what cannot be removed
+            remove_owned(self.directory)
 
 
 def _spawned(kit: Kit, environ: dict[str, str], line: socket.socket, directory: Path) -> subprocess.Popen[bytes]:
