@@ -174,7 +174,7 @@ class Branches:
 
     def make_small(self, endpoint: str) -> None:
         """Give an endpoint the smallest compute. Raises CloudError or BranchError."""
-        self.api.make_small(endpoint, self._patience(RESIZE_SECONDS))
+        self.api.make_small(endpoint, self._patience(min(RESIZE_SECONDS, self.api.patience)))
 
     def _patience(self, seconds: float) -> Deadline:
         return Deadline(seconds if self._end is None else min(seconds, self._end.left), self.clock)

@@ -346,7 +346,8 @@ class LakebaseProvider:
             compute.discard(disposable=True)
         if not self._settings.keep_template:
             for path in self._templates.paths:
-                self._upkeep.forget(path)
+                if not self._family.is_left(path):
+                    self._upkeep.forget(path)
                 self._family.doom(path)
 
     def _sweep(self) -> list[Exception]:
