@@ -107,6 +107,16 @@ def cloud(
             provider.close()
 
 
+@contextmanager
+def troubled_cloud(emulated: Emulated, home: Path, **options: Any) -> Iterator[Cloud]:
+    """A provider until the block ends; then faults end, too, so that it can delete what it made."""
+    with cloud(emulated, home, **options) as made:
+        try:
+            yield made
+        finally:
+            emulated.emulator.faults.clear()
+
+
 def sql(endpoint: Endpoint, *statements: str) -> list[tuple[Any, ...]]:
     """Run statements in a connection of their own; the rows of the last."""
     with connect(endpoint, autocommit=True) as connection:

@@ -15,7 +15,7 @@ import psycopg
 import pytest
 from emulator_rigs import Emulated
 from google.protobuf.duration_pb2 import Duration
-from lakebase_rigs import Cloud, calls, cloud, ended, ours, sql
+from lakebase_rigs import Cloud, calls, cloud, ended, ours, sql, troubled_cloud
 
 from pytest_lakebranch import cloud_record
 from pytest_lakebranch.emulator.limits import Limits
@@ -36,11 +36,8 @@ KEY = "0123456789abcdef"
 @pytest.fixture
 def here(lakebase: Emulated, tmp_path: Path) -> Iterator[Cloud]:
     """A provider on the shared emulator; what a test leaves on purpose is cleared."""
-    with cloud(lakebase, tmp_path) as made:
-        try:
-            yield made
-        finally:
-            lakebase.emulator.faults.clear()
+    with troubled_cloud(lakebase, tmp_path) as made:
+        yield made
     lakebase.clear()
 
 

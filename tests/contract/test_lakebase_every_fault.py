@@ -13,7 +13,7 @@ from typing import Any
 import psycopg
 import pytest
 from emulator_rigs import Emulated
-from lakebase_rigs import Cloud, calls, cloud, environ, ours, sql
+from lakebase_rigs import Cloud, calls, environ, ours, sql, troubled_cloud
 
 from pytest_lakebranch.config import resolve
 from pytest_lakebranch.errors import LakebranchError
@@ -82,12 +82,9 @@ def mostly_soak(cases: list[tuple[str, str, int]], *others: tuple[str, str, int]
 @pytest.fixture
 def here(lakebase: Emulated, tmp_path: Path) -> Iterator[Cloud]:
     """A provider with little patience, which the tests close themselves."""
-    with contextlib.suppress(BaseExceptionGroup), cloud(lakebase, tmp_path, deadline="4s") as made:
+    with contextlib.suppress(BaseExceptionGroup), troubled_cloud(lakebase, tmp_path, deadline="4s") as made:
         made.provider._project.api.patience = 4.0
-        try:
-            yield made
-        finally:
-            lakebase.emulator.faults.clear()
+        yield made
     lakebase.clear()
 
 

@@ -13,7 +13,7 @@ import pytest
 import trustme
 from databricks.sdk.service.postgres import Branch, BranchSpec, FieldMask
 from emulator_rigs import Emulated
-from lakebase_rigs import Cloud, calls, cloud, machine, ours, sql
+from lakebase_rigs import Cloud, calls, cloud, machine, ours, sql, troubled_cloud
 
 from pytest_lakebranch import cloud_record
 from pytest_lakebranch.cloud_record import CloudRecord
@@ -70,11 +70,8 @@ LASTING: dict[str, dict[str, Any]] = {
 @pytest.fixture
 def here(lakebase: Emulated, tmp_path: Path) -> Iterator[Cloud]:
     """A provider on the shared emulator, without faults at the end; then nothing may be left."""
-    with cloud(lakebase, tmp_path) as made:
-        try:
-            yield made
-        finally:
-            lakebase.emulator.faults.clear()
+    with troubled_cloud(lakebase, tmp_path) as made:
+        yield made
     assert poll(lambda: None if ours(lakebase) else True, deadline=Deadline(5)), ours(lakebase)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from emulator_rigs import Emulated
-from lakebase_rigs import Cloud, calls, cloud, machine, ours
+from lakebase_rigs import Cloud, calls, cloud, machine, ours, troubled_cloud
 
 from pytest_lakebranch import cloud_record
 from pytest_lakebranch.branches.reaper import left_in_cloud
@@ -31,11 +31,8 @@ UNAVAILABLE = {"route": "delete_branch", "kind": "status", "status": 503, "times
 @pytest.fixture
 def here(lakebase: Emulated, tmp_path: Path) -> Iterator[Cloud]:
     """A provider on the shared emulator; what a test leaves on purpose is cleared."""
-    with cloud(lakebase, tmp_path) as made:
-        try:
-            yield made
-        finally:
-            lakebase.emulator.faults.clear()
+    with troubled_cloud(lakebase, tmp_path) as made:
+        yield made
     lakebase.clear()
 
 
