@@ -61,6 +61,7 @@ class Run:
         self._directory = RunDirectory.of(State.at(settings.home), place.run)
         self._client: HostClient | None = None
         self._bases: dict[tuple[Any, ...], str] = {}
+        self._steps: dict[tuple[Any, ...], tuple[Step, ...]] = {}
         self._building = threading.RLock()
         self._at_work: set[tuple[str, int]] = set()
         self._shared: dict[Purpose, Branch] = {}
@@ -111,7 +112,10 @@ class Run:
 
     def steps(self, entries: Sequence[str | Callable[..., object]]) -> tuple[Step, ...]:
         """The steps that ``entries`` name. Raises ConfigError."""
-        return parse_all(entries, self.settings, None if self._seat is None else self._seat.endpoint)
+        chosen = tuple(entries)
+        if chosen not in self._steps:
+            self._steps[chosen] = parse_all(chosen, self.settings, None if self._seat is None else self._seat.endpoint)
+        return self._steps[chosen]
 
     @contextmanager
     def application_at(self, endpoint: Endpoint) -> Iterator[None]:

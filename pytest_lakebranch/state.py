@@ -255,7 +255,7 @@ def sockets_root() -> Path:
 def make_owned(directory: Path, owner: Identity) -> None:
     """Make a private directory that belongs to ``owner`` from its first moment on; one that exists is left as it is."""
     if not directory.is_dir():
-        fresh = directory.with_name(f".{directory.name}.{owner.token}.{os.getpid()}")
+        fresh = _signed(directory, owner)
         make_private(fresh)
         write_owner(fresh, owner)
         try:
@@ -263,6 +263,11 @@ def make_owned(directory: Path, owner: Identity) -> None:
         except OSError:  # somebody else has made it meanwhile, or there is no room for it: the next line tells
             remove_tree(fresh)
     make_private(directory)
+
+
+def _signed(directory: Path, owner: Identity) -> Path:
+    """What a directory is called while it is being made or removed: the reaper knows by the name whose it is."""
+    return directory.with_name(f".{directory.name}.{owner.token}.{os.getpid()}")
 
 
 def make_seat() -> Path:
@@ -274,7 +279,7 @@ def make_seat() -> Path:
 
 def remove_owned(directory: Path) -> None:
     """Remove a directory that has an owner. Who is killed meanwhile leaves one that is seen to be nobody's any more."""
-    gone = directory.with_name(f".{directory.name}.{Identity.of(os.getpid()).token}.{os.getpid()}")
+    gone = _signed(directory, Identity.of(os.getpid()))
     directory.rename(gone)
     remove_tree(gone)
 
